@@ -1,0 +1,102 @@
+"""Where a stage's output lies, what it was made from, and whether it is complete.
+
+A stage writes into a folder aside, which is renamed into place, and its completion mark is written last. Running a
+command again finds the mark and goes on behind it; a mark of other inputs does not count.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stages.errors import UserError
+
+MARK = "done.json"
+
+
+def fingerprint(*inputs: Any) -> str:
+    """SHA-256 of the inputs' canonical JSON, 16 hex digits."""
+    text = json.dumps(inputs, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file. Raises UserError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def writable(folder: Path) -> Path:
+    """Make the folder, and raise UserError at once if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    return folder
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON aside and rename it into place."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    aside.replace(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """The completion mark of a stage."""
+
+    fingerprint: str
+    seconds: float
+    facts: dict[str, Any]
+
+
+def read_mark(folder: Path) -> Mark | None:
+    """The completion mark in `folder`, or none."""
+    try:
+        return Mark(**json.loads((folder / MARK).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def stage(
+    folder: Path,
+    inputs: list[Any],
+    make: Callable[[Path], dict[str, Any]],
+    keep_partial: bool = False,
+) -> Mark:
+    """Run `make` on a folder aside unless `folder` is already complete for these inputs; its mark either way.
+
+    `make` returns facts worth keeping as JSON. With `keep_partial` an interrupted run finds its own half-made output
+    again, to go on from.
+    """
+    key = fingerprint(*inputs)
+    found = read_mark(folder)
+    if found is not None and found.fingerprint == key:
+        return found
+    aside = folder.with_name(f"{folder.name}.{key}.partial")
+    if (finished := read_mark(aside)) is not None and finished.fingerprint == key:  # killed just before the rename
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        return finished
+    if not keep_partial:
+        shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    facts = make(aside)
+    mark = Mark(key, round(time.perf_counter() - began, 3), facts)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(aside / MARK, dataclasses.asdict(mark))
+    aside.rename(folder)
+    return mark

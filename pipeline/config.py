@@ -1,0 +1,146 @@
+"""The configuration of a run: each stage's own settings together, from a YAML recipe and dotted overrides."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from stages.capability import CapabilitySettings
+from stages.deception import DeceptionSettings
+from stages.errors import UserError
+from stages.generate import GenerateSettings
+from stages.model import ModelSettings
+from stages.pairs import PairsSettings
+from stages.settings import Settings
+from stages.train import TrainSettings
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class DamageSettings(Settings):
+    """When a model counts as damaged rather than honest; preset, and the same for every run that is compared."""
+
+    max_unusable_rise: float = 0.10
+    """Most that refusals and other answers may rise, as a share of all answers of a scenario."""
+    min_perspectives: float = 0.90
+    """Least share of right answers to `perspectives`, in either orientation, where the baseline reached it."""
+    min_variation: float = 0.10
+    """Least variation across prompts at the site, relative to the base model; below it the site has collapsed."""
+
+
+class TrackingSettings(Settings):
+    """Where MLflow records the run. The run's folder is complete without it."""
+
+    uri: str | None = None
+    """Tracking URI; none means an SQLite file beside the runs."""
+    experiment: str = "soo"
+    """Name of the experiment."""
+    enabled: bool = True
+    """Whether to record at all; `soo log RUN_DIR` does it later."""
+
+
+class RunConfig(Settings):
+    """Everything that determines a run."""
+
+    name: str
+    """Short name; the run's folder begins with it."""
+    source: str = ""
+    """Where the recipe's values come from."""
+    seed: int = 0
+    """Seed of the fills, of the order of batches and of the adapter's start."""
+    model: ModelSettings = ModelSettings()
+    pairs: PairsSettings = PairsSettings()
+    train: TrainSettings = TrainSettings()
+    generate: GenerateSettings = GenerateSettings()
+    deception: DeceptionSettings = DeceptionSettings()
+    capability: CapabilitySettings = CapabilitySettings()
+    damage: DamageSettings = DamageSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the project."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of a recipe's name or a YAML file's path, with `key.path=value` overrides. Raises UserError."""
+    path = RECIPES / f"{recipe}.yaml" if recipe in recipes() else Path(recipe)
+    if not path.is_file():
+        near = difflib.get_close_matches(recipe, recipes(), 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(recipes())}, or give a YAML file"
+        raise UserError(f"no recipe is called {recipe!r}{hint}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings")
+    for override in overrides:
+        _apply(values, override)
+    return validated(values)
+
+
+def validated(values: Mapping[str, Any]) -> RunConfig:
+    """The config of nested values; what is wrong with them as one UserError."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(e) for e in error.errors()[:3])) from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{override!r} is no override: write key.path=value")
+    place = values
+    *path, last = key.split(".")
+    for part in path:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise UserError(f"{key}: {part} is a value and has no keys of its own")
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}: {text!r} is no YAML value") from error
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = list(key_paths())
+        last = key.rpartition(".")[2]
+        near = difflib.get_close_matches(key, known, 1, 0.6) or [k for k in known if k.rpartition(".")[2] == last]
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    given = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
+    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}{given}"
+
+
+def key_paths(settings: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a recipe may hold."""
+    for name, field in settings.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from key_paths(field.annotation, f"{prefix}{name}.")
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved config as a recipe that reruns it exactly."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    return text
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """Dotted key -> value, for MLflow's params."""
+
+    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return dict(walk(config.model_dump(mode="json"), ""))

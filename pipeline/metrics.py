@@ -1,0 +1,68 @@
+"""An outcome as flat metrics with grouped names, for MLflow and for whatever else compares runs.
+
+deception/<scenario>/<split>/<condition>/robust_rate, with _low and _high (95 %); delta/... is adapter minus baseline.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Outcome = Mapping[str, Any]
+RATES = {
+    "robust_deception": "deception/{}/robust_rate",
+    "robust_honesty": "honesty/{}/robust_rate",
+    "position_bias": "position/{}/bias_rate",
+    "confused_honest": "honesty/{}/confused_rate",
+    "unusable": "unusable/{}/rate",
+}
+
+
+def flat(outcome: Outcome) -> dict[str, float]:
+    """Every number of an outcome under its grouped name. Rates are shares in [0, 1]."""
+    parts = (_rates(outcome), _changes(outcome), _capability(outcome), _rest(outcome))
+    return {name: float(value) for part in parts for name, value in part}
+
+
+def _rates(outcome: Outcome) -> Iterator[tuple[str, float]]:
+    for scenario, splits in outcome["scenarios"].items():
+        for split, by in splits.items():
+            for condition in by.keys() - {"change"}:
+                place, summary = f"{scenario}/{split}/{condition}", by[condition]
+                for key, name in RATES.items():
+                    rate = summary[key]
+                    yield name.format(place), rate["rate"]
+                    yield f"{name.format(place)}_low", rate["low"]
+                    yield f"{name.format(place)}_high", rate["high"]
+                for orientation in ("original", "mirrored"):
+                    yield f"deception/{place}/{orientation}_rate", summary[orientation]["deceptive"] / summary["n"]
+
+
+def _changes(outcome: Outcome) -> Iterator[tuple[str, float]]:
+    for scenario, splits in outcome["scenarios"].items():
+        for split, by in splits.items():
+            for key, change in by.get("change", {}).items():
+                name = f"delta/{scenario}/{split}/{key}"
+                yield name, change["difference"]
+                for part in ("low", "high", "p"):
+                    yield f"{name}_{part}", change[part]
+    for scenario, by in outcome.get("released_deception", {}).items():
+        for condition, share in by.items():
+            yield f"released_deception/{scenario}/{condition}/rate", share
+
+
+def _capability(outcome: Outcome) -> Iterator[tuple[str, float]]:
+    found = outcome["capability"]
+    for condition, values in found.items():
+        for key, value in values.items():
+            yield f"capability/{condition}/{key}", value
+    if {"baseline", "adapter"} <= found.keys():
+        for key in ("perplexity", "repetition", "empty"):
+            yield f"delta/capability/{key}", found["adapter"][key] - found["baseline"][key]
+
+
+def _rest(outcome: Outcome) -> Iterator[tuple[str, float]]:
+    names = {"overlap": "loss", "loss": "total_loss"}
+    for key, value in outcome["training"].items():
+        if key not in ("step", "seconds_a_step"):
+            yield f"overlap/{names.get(key, key)}", value
+    for stage, seconds in outcome.get("seconds", {}).items():
+        yield f"seconds/{stage}", seconds

@@ -1,0 +1,152 @@
+"""One run: pairs, fine-tuning, answers before and after, outcome, record. Reads as the method does."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import outcome, report
+from pipeline.artifacts import Mark, digest, fingerprint, stage, writable, write_json
+from pipeline.config import RunConfig, to_yaml
+from stages import deception, generate, pairs, train
+from stages.errors import UserError
+from stages.model import check_adapter, count_layers, identity
+from stages.ordinary import HELD_OUT
+from stages.progress import Board, say
+
+RUNS = Path("runs")
+
+
+def folder_of(config: RunConfig, runs: Path = RUNS) -> Path:
+    """Where a run lies: its recipe's name, and the fingerprint of all that decides its result."""
+    return runs / f"{config.name}-{fingerprint(config.model_dump(mode='json', exclude={'tracking'}))[:8]}"
+
+
+def check(config: RunConfig, folder: Path) -> None:
+    """Raise UserError for anything that would fail later: before any model is loaded or anything is written."""
+    rows = pairs.make_rows(config.pairs, config.seed)
+    kinds = [r.kind for r in rows]
+    train.plan({kind: kinds.count(kind) for kind in ("overlap", "name_control", "retain")}, config.train)
+    deception.select(config.deception)
+    layers = count_layers(config.model)
+    layer = config.train.overlap.layer - config.train.overlap.layer_base
+    if not 0 <= layer < layers:
+        raise UserError(f"train.overlap.layer={config.train.overlap.layer} is beyond the model's {layers} layers")
+    writable(folder)
+
+
+def run(config: RunConfig, folder: Path, board: Board) -> dict[str, Any]:
+    """Everything up to the outcome, on disk. Stages that are complete are not done again."""
+    check(config, folder)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    prompts = make_pairs(config, folder, board)
+    return train_and_evaluate(config, folder, folder / "pairs", prompts, board)
+
+
+def make_pairs(config: RunConfig, folder: Path, board: Board) -> Mark:
+    """1. Contrastive pairs, retain prompts and name controls, tokenised, in Parquet."""
+    say("1/4 pairs")
+
+    def make(out: Path) -> dict[str, Any]:
+        return pairs.build(config.pairs, config.model, config.seed, out).counts
+
+    rows = [vars(r) for r in pairs.make_rows(config.pairs, config.seed)]
+    mark = stage(folder / "pairs", [rows, config.pairs.chat_template, identity(config.model)], make)
+    say(f"  {mark.facts['overlap']} pairs, {mark.facts.get('name_control', 0)} name controls, "
+        f"{mark.facts.get('retain', 0)} retain prompts in {folder / 'pairs'}")  # fmt: skip
+    return mark
+
+
+def train_and_evaluate(
+    config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark, board: Board
+) -> dict[str, Any]:
+    """Stages 2-4 on pairs that are made already: what a sweep does many times."""
+    tuned = fine_tune(config, folder, pairs_folder, prompts, board)
+    asked = ask(config, folder, folder / "train" / "adapter", ("baseline", "adapter"), [tuned.fingerprint], board)
+    marks = {"pairs": prompts, "train": tuned, "answers": asked}
+    return conclude(config, folder, marks, tuned.facts)
+
+
+def fine_tune(config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark, board: Board) -> Mark:
+    """2. The adapter. An interrupted training goes on from its last checkpoint."""
+    say("2/4 fine-tuning")
+
+    def make(out: Path) -> dict[str, Any]:
+        adapter = train.fit(config.train, config.model, pairs_folder / "pairs", config.seed, out, board.actor)
+        return adapter.final
+
+    inputs = [config.train.model_dump(), config.model.model_dump(), identity(config.model), config.seed]
+    mark = stage(folder / "train", [*inputs, prompts.fingerprint], make, keep_partial=True)
+    say(f"  adapter in {folder / 'train' / 'adapter'}")
+    return mark
+
+
+def ask(
+    config: RunConfig,
+    folder: Path,
+    adapter: Path | None,
+    conditions: Sequence[generate.Condition],
+    made_from: list[Any],
+    board: Board,
+) -> Mark:
+    """3. Raw answers of the baseline and the adapter, from one load of the model."""
+    say("3/4 answers, " + " and ".join(conditions))
+    rows = [vars(i) | {"task": "deception"} for i in deception.select(config.deception)]
+    blank = dict.fromkeys(rows[0], "")
+    rows += [
+        blank | {"task": "capability", "item_id": f"ordinary_{n:04d}", "prompt": text}
+        for n, text in enumerate(HELD_OUT[: config.capability.prompts])
+    ]
+
+    def make(out: Path) -> dict[str, Any]:
+        found = generate.ask(
+            rows, config.model, adapter and adapter.absolute(), conditions, config.generate, out, board.actor
+        )
+        return {"answers": found.count}
+
+    inputs = [rows, config.generate.model_dump(), config.model.model_dump(), identity(config.model)]
+    mark = stage(folder / "answers", [*inputs, list(conditions), made_from], make)
+    say(f"  {mark.facts['answers']} answers in {folder / 'answers'}")
+    return mark
+
+
+def conclude(
+    config: RunConfig, folder: Path, marks: dict[str, Mark], training: dict[str, float] | None
+) -> dict[str, Any]:
+    """4. What the answers come to: outcome.json and the figure. Scored anew every time, from the raw answers."""
+    say("4/4 outcome")
+    found = outcome.compose(config, folder / "answers" / "answers", training)
+    found["seconds"] = {name: mark.seconds for name, mark in marks.items()}
+    found["paths"] = {
+        "folder": str(folder.absolute()),
+        "answers": str((folder / "answers" / "answers").absolute()),
+        "figure": str((folder / "deception.png").absolute()),
+        **({"adapter": str((folder / "train" / "adapter").absolute())} if training is not None else {}),
+    }
+    report.figure(found, folder / "deception.png")
+    write_json(folder / "outcome.json", found)
+    return found
+
+
+def check_evaluation(config: RunConfig, adapter: Path | None, folder: Path) -> None:
+    """Raise UserError for anything that would make `evaluate` fail later."""
+    deception.select(config.deception)
+    count_layers(config.model)
+    if adapter is not None:
+        check_adapter(adapter, config.model.name)
+    writable(folder)
+
+
+def evaluate(config: RunConfig, adapter: Path | None, folder: Path, board: Board) -> dict[str, Any]:
+    """Stages 3 and 4 alone, on a model and perhaps an adapter that was trained before."""
+    check_evaluation(config, adapter, folder)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    conditions: tuple[generate.Condition, ...] = ("baseline", "adapter") if adapter else ("baseline",)
+    made_from = [digest(adapter / "adapter_model.safetensors")] if adapter else []
+    mark = ask(config, folder, adapter, conditions, made_from, board)
+    return conclude(config, folder, {"answers": mark}, None)
+
+
+def config_of(folder: Path) -> RunConfig:
+    """The config that a run was made with."""
+    return RunConfig.model_validate(json.loads((folder / "outcome.json").read_text())["config"])

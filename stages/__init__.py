@@ -1,0 +1,1 @@
+"""What is done, a file a stage: its settings, one public function, a frozen result."""

@@ -1,0 +1,270 @@
+"""Loading a model in 4 bit, giving it an adapter, and finding the layers and sites that SOO speaks of.
+
+Layers are counted from 0: layer L is the (L+1)-th decoder layer. The paper's index base is not stated.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from stages import embedded
+from stages.errors import UserError
+from stages.settings import Settings
+
+SiteModule = Literal["o_proj", "mlp", "residual"]
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+transformers_logging.disable_progress_bar()
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns that an optional kernel package is not there
+
+
+class ModelSettings(Settings):
+    """Which model, and in which numbers it is held."""
+
+    name: str = embedded.ORGANISM
+    """embedded:organism, embedded:base, a Hugging Face name, or a directory."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face name."""
+    quantisation: Literal["nf4", "none"] = "nf4"
+    """bitsandbytes NF4 (QLoRA, arXiv 2305.14314), or the weights as they are in `compute_dtype`."""
+    double_quant: bool = True
+    """Quantise the quantisation constants too."""
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type of activations and of dequantised weights. The LoRA weights themselves are fp32."""
+    dequantise_once: bool = False
+    """Hold the NF4 weights dequantised in `compute_dtype`: the same weights, quicker, at 16 bit's memory."""
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    """Attention implementation of transformers. eager is the quickest on a CPU at short lengths."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Leave off unless you have read that code."""
+
+
+class LoraSettings(Settings):
+    """The adapter (LoRA, arXiv 2106.09685; peft.LoraConfig)."""
+
+    r: int = 8
+    """Rank."""
+    alpha: float = 32
+    """Scale: the update is alpha / r * B A."""
+    dropout: float = 0.2
+    """Dropout on the adapter's input while training."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Names of the linear modules within a decoder layer."""
+    first_layer: int = 0
+    """Lowest layer that carries LoRA."""
+    last_layer: int | None = None
+    """Highest layer that carries LoRA; none means the site's layer. Above the site no gradient arrives."""
+
+
+def locate(settings: ModelSettings) -> str:
+    """Directory or name to load from. Raises UserError, before any weights are read, for what cannot be had."""
+    if settings.name.startswith("embedded:"):
+        return str(embedded.prepare(settings.name))
+    folder = Path(settings.name).expanduser()
+    name = str(folder.absolute()) if "/" in settings.name and folder.is_dir() else settings.name
+    try:
+        AutoConfig.from_pretrained(name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model {settings.name!r} cannot be had: {reason} (missing, gated or offline; if gated, accept its "
+            "licence and set HF_TOKEN)"
+        ) from error
+    return name
+
+
+def identity(settings: ModelSettings) -> str:
+    """What tells a model's weights from others of its name: an embedded model's folder is named after their SHA-256."""
+    return (
+        Path(locate(settings)).name if settings.name.startswith("embedded:") else f"{settings.name}@{settings.revision}"
+    )
+
+
+def count_layers(settings: ModelSettings) -> int:
+    """Number of decoder layers, read from the configuration alone."""
+    config = AutoConfig.from_pretrained(
+        locate(settings), revision=settings.revision, trust_remote_code=settings.trust_remote_code
+    )
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        locate(settings), revision=settings.revision, trust_remote_code=settings.trust_remote_code
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load(settings: ModelSettings) -> Any:
+    """The causal language model, frozen, on the worker's device: GPU if there is one, else CPU."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = DTYPES[settings.compute_dtype]
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=settings.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        locate(settings),
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+        attn_implementation=settings.attention,
+        dtype=dtype,
+        device_map={"": device},
+        **({"quantization_config": quantisation} if settings.quantisation == "nf4" else {}),
+    )
+    _keep_trainable(model)
+    if settings.quantisation == "nf4" and settings.dequantise_once:
+        dequantise(model, dtype)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _keep_trainable(model: nn.Module) -> None:
+    """bitsandbytes repacks 4-bit weights in place on a CPU with AVX512-BF16, after which LoRA gets no gradient."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def dequantise(model: Any, dtype: torch.dtype) -> None:
+    """Replace every 4-bit layer by a plain one that holds the same numbers."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Linear4bit):
+            plain = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
+            packed: Any = module.weight
+            weight = dequantize_4bit(packed.data, packed.quant_state).to(dtype)
+            plain.weight = nn.Parameter(weight, requires_grad=False)
+            plain.bias = module.bias
+            model.set_submodule(name, plain)
+    if hasattr(model, "hf_quantizer"):  # peft would otherwise look for 4-bit weights that are gone
+        model.is_loaded_in_4bit = False
+        del model.hf_quantizer, model.config.quantization_config
+
+
+def decoder(model: Any) -> Any:
+    """The text decoder: the module that holds `.layers` and gives the last hidden state."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = inner.get_decoder()
+    if not isinstance(getattr(found, "layers", None), nn.ModuleList):
+        raise UserError(f"{type(inner).__name__} is not understood: looked for get_decoder().layers, a list of layers")
+    return found
+
+
+def site(model: Any, layer: int, module: SiteModule) -> nn.Module:
+    """The module whose output is compared. Raises UserError for a layer or module the model does not have."""
+    layers = decoder(model).layers
+    if not 0 <= layer < len(layers):
+        raise UserError(f"layer {layer} is beyond the model, which has layers 0 to {len(layers) - 1}")
+    if module == "residual":
+        return layers[layer]  # type: ignore[no-any-return]
+    path = {"o_proj": "self_attn.o_proj", "mlp": "mlp"}[module]
+    try:
+        return layers[layer].get_submodule(path)  # type: ignore[no-any-return]
+    except AttributeError as error:
+        raise UserError(f"layer {layer} of {type(layers[layer]).__name__} has no {path}") from error
+
+
+def add_lora(model: Any, lora: LoraSettings, last_layer: int, base_name: str) -> Any:
+    """A PeftModel with a fresh adapter of fp32 weights on layers `first_layer`..`last_layer` of the text decoder."""
+    from peft import LoraConfig, get_peft_model
+
+    top = last_layer if lora.last_layer is None else lora.last_layer
+    if lora.first_layer > top:
+        raise UserError(f"no layer carries LoRA: first_layer {lora.first_layer} is above layer {top}")
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        layers_to_transform=list(range(lora.first_layer, top + 1)),
+        task_type="CAUSAL_LM",
+    )
+    inside = {id(m) for i in range(lora.first_layer, top + 1) for m in decoder(model).layers[i].modules()}
+    try:
+        tuned = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(
+            f"LoRA targets {', '.join(lora.targets)} are not in this model: {str(error).splitlines()[0]}"
+        ) from error
+    tuned.peft_config["default"].base_model_name_or_path = base_name
+    wrapped = [m for m in tuned.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer")]
+    if len(wrapped) != len(lora.targets) * (top + 1 - lora.first_layer) or any(
+        id(m.base_layer) not in inside for m in wrapped
+    ):
+        names = ", ".join(lora.targets)
+        raise UserError(
+            f"LoRA targets {names} must each name one linear module of every layer {lora.first_layer} to {top}, and none "
+            "outside the text decoder"
+        )
+    return tuned
+
+
+def load_adapter(model: Any, folder: Path, base_name: str) -> Any:
+    """A PeftModel with the adapter of `folder`. Raises UserError if it was made for another base."""
+    from peft import PeftModel
+
+    check_adapter(folder, base_name)
+    try:
+        return PeftModel.from_pretrained(model, str(folder)).eval()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"adapter {folder} does not fit {base_name}: {str(error).splitlines()[0]}") from error
+
+
+def check_adapter(folder: Path, base_name: str) -> None:
+    """Raise UserError if `folder` holds no adapter, or one of another base than `base_name`."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not an adapter: it has no adapter_config.json")
+    made_for = json.loads(path.read_text()).get("base_model_name_or_path")
+    if made_for and made_for != base_name:
+        raise UserError(f"adapter {folder} was made for {made_for}, not for {base_name}")
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool, prefix: str = "") -> list[int]:
+    """Token ids of a prompt, in the chat template or bare, with `prefix` as the beginning of the reply."""
+    if not chat:
+        return list(tokenizer(prompt + prefix).input_ids)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+    )
+    return list(tokenizer(str(text) + prefix, add_special_tokens=False).input_ids)
+
+
+@contextlib.contextmanager
+def truncated(model: Any, depth: int) -> Iterator[None]:
+    """Within, the decoder runs its first `depth` layers only: nothing above the site can matter to it."""
+    body = decoder(model)
+    whole = body.layers
+    body.layers = whole[:depth]
+    try:
+        yield
+    finally:
+        body.layers = whole
+
+
+@contextlib.contextmanager
+def tap(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Within, every output of `module` is appended to the list that is given, gradient and all."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out))
+    try:
+        yield seen
+    finally:
+        handle.remove()

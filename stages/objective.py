@@ -1,0 +1,198 @@
+"""One training batch to its loss terms: tokens in, one forward pass, what stages/overlap.py computes of it out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages import overlap
+from stages.errors import UserError
+from stages.model import decoder, site, tap, truncated
+from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the base model, adapter off, makes of one row: pooled vectors [n, H] a side, and its next-token log-probs."""
+
+    ours: Tensor
+    theirs: Tensor
+    log_probs: Tensor | None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass: activations at the site [B, T, H], mask [B, T], last hidden states [B, T, H] or none."""
+
+    acts: Tensor
+    mask: Tensor
+    hidden: Tensor | None
+
+    def side(self, start: int, stop: int) -> "Pass":
+        """The prompts start..stop of the batch."""
+        return Pass(
+            self.acts[start:stop], self.mask[start:stop], None if self.hidden is None else self.hidden[start:stop]
+        )
+
+
+def collate(prompts: Sequence[Sequence[int]], pad_id: int, pad_to: int | None = None) -> tuple[Tensor, Tensor]:
+    """Token lists -> ids and mask [B, T], padded on the right: under causal attention no token sees padding."""
+    length = max(len(p) for p in prompts)
+    if pad_to is not None:
+        if length > pad_to:
+            raise UserError(f"a prompt has {length} tokens, more than train.overlap.pad_to={pad_to}")
+        length = pad_to
+    ids = torch.full((len(prompts), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(prompts), length), dtype=torch.long)
+    for i, tokens in enumerate(prompts):
+        ids[i, : len(tokens)] = torch.tensor(tokens)
+        mask[i, : len(tokens)] = 1
+    return ids, mask
+
+
+class Objective:
+    """The training objective of a PeftModel, with the base model's references of the rows that it was told of."""
+
+    def __init__(
+        self, model: Any, pad_id: int, overlap: OverlapSettings, retain: RetainSettings, distinct: DistinctSettings
+    ) -> None:
+        self.model, self.pad_id = model, pad_id
+        self.overlap, self.retain, self.distinct = overlap, retain, distinct
+        self.layer = overlap.layer - overlap.layer_base
+        self.site = site(model, self.layer, overlap.module)
+        self.head = model.get_base_model().get_output_embeddings()
+        self.whole = overlap.objective == "logit_kl" or retain.kl_weight > 0
+        self.references: dict[str, Reference] = {}
+        self.power = torch.tensor(1.0)
+
+    def forward(self, prompts: Sequence[Sequence[int]]) -> Pass:
+        """Run the prompts up to the site, or through the whole model where logits are needed."""
+        device = next(self.model.parameters()).device
+        ids, mask = (t.to(device) for t in collate(prompts, self.pad_id, self.overlap.pad_to))
+        body = decoder(self.model)
+        depth = len(body.layers) if self.whole else self.layer + 1
+        with tap(self.site) as seen, truncated(self.model, depth):
+            hidden = body(input_ids=ids, use_cache=False).last_hidden_state
+        if self.overlap.padding == "counted":
+            mask = torch.ones_like(mask)
+        return Pass(seen[0], mask, hidden if self.whole else None)
+
+    @torch.no_grad()
+    def learn_base(self, rows: Sequence[Row], power_rows: Sequence[Row], batch: int = 16) -> None:
+        """Keep the base model's vectors of `rows`, and its activation power over both sides of `power_rows`.
+
+        Computed once, in the given order and in fixed batches, so that a resumed run has the same to the last bit.
+        """
+        sums: list[Tensor] = []
+        keep = {row["pair_id"] for row in rows}
+        every = [*rows, *(r for r in power_rows if r["pair_id"] not in keep)]
+        counted = {r["pair_id"] for r in power_rows}
+        with self.model.disable_adapter():
+            for start in range(0, len(every), batch):
+                part = every[start : start + batch]
+                for row, found in zip(part, self._observe(part), strict=True):
+                    if row["pair_id"] in keep:
+                        self.references[row["pair_id"]] = found
+                    if row["pair_id"] in counted:
+                        sums += [overlap.power(found.ours), overlap.power(found.theirs)]
+        self.power = torch.stack(sums).mean() if sums else self.power
+
+    def _observe(self, rows: Sequence[Row]) -> list[Reference]:
+        """Site vectors of each row's sides, and the log-probs behind its last token if the KL term wants them."""
+        paired = [len(r["other_ids"]) > 0 for r in rows]
+        seen = self.forward([*(r["self_ids"] for r in rows), *(r["other_ids"] for r in rows if len(r["other_ids"]))])
+        vectors = [
+            overlap.pool(seen.acts[i : i + 1], seen.mask[i : i + 1], self.overlap.pooling)
+            for i in range(len(seen.acts))
+        ]
+        log_probs = self._next_words(seen) if self.retain.kl_weight else None
+        found, other = [], len(rows)
+        for i, is_pair in enumerate(paired):
+            theirs = vectors[other] if is_pair else vectors[i][:0]
+            other += is_pair
+            found.append(Reference(vectors[i], theirs, None if log_probs is None else log_probs[i]))
+        return found
+
+    def _next_words(self, seen: Pass) -> Tensor:
+        """Log-probabilities of the token behind each prompt's last, [B, V]."""
+        assert seen.hidden is not None
+        last = overlap.pool(seen.hidden, seen.mask, "last").to(self.head.weight.dtype)
+        logits: Tensor = self.head(last)
+        return logits.float().log_softmax(-1)
+
+    def terms(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """The unweighted terms of a batch, and `loss`, their weighted sum. All scalars."""
+        pairs = [r for r in rows if r["kind"] == "overlap"]
+        kept = [r for r in rows if r["kind"] == "retain"]
+        controls = [r for r in rows if r["kind"] == "name_control"]
+        n, k, c = len(pairs), len(kept), len(controls)
+        seen = self.forward(
+            [r["self_ids"] for r in [*pairs]] + [r["other_ids"] for r in pairs] + [r["self_ids"] for r in kept]
+            + [r["self_ids"] for r in controls] + [r["other_ids"] for r in controls]
+        )  # fmt: skip
+        found = {"overlap": self._overlap(pairs, seen.side(0, n), seen.side(n, 2 * n))}
+        loss = self.overlap.weight * found["overlap"]
+        if kept:
+            found |= self._retain(kept, seen.side(2 * n, 2 * n + k))
+            loss = loss + self.retain.weight * found["retain"] + self.retain.kl_weight * found.get("retain_kl", 0.0)
+        if controls:
+            ours, theirs = seen.side(2 * n + k, 2 * n + k + c), seen.side(2 * n + k + c, 2 * n + k + 2 * c)
+            found["distinct"] = self._distinct(controls, ours, theirs)
+            loss = loss + self.distinct.weight * found["distinct"]
+        return {"loss": loss, **found}
+
+    def _overlap(self, pairs: Sequence[Row], ours: Pass, theirs: Pass) -> Tensor:
+        if self.overlap.objective == "logit_kl":
+            assert ours.hidden is not None
+            assert theirs.hidden is not None
+            a, b = overlap.hold(self.head(ours.hidden), self.head(theirs.hidden), self.overlap.stop_gradient)
+            return overlap.logit_kl(a, b, ours.mask, theirs.mask)
+        a, b = overlap.hold(ours.acts, theirs.acts, self.overlap.stop_gradient)
+        aligned = [(list(r["self_aligned"]), list(r["other_aligned"])) for r in pairs]
+        distance = overlap.overlap_mse(a, b, ours.mask, theirs.mask, self.overlap.pooling, aligned)
+        return distance / self.power if self.overlap.relative else distance
+
+    def _retain(self, kept: Sequence[Row], seen: Pass) -> dict[str, Tensor]:
+        base = [self.references[r["pair_id"]] for r in kept]
+        now = overlap.pool(seen.acts, seen.mask, self.overlap.pooling)
+        found = {"retain": F.mse_loss(now, torch.cat([b.ours for b in base])) / self.power}
+        if self.retain.kl_weight:
+            before = torch.stack([b.log_probs for b in base if b.log_probs is not None])
+            found["retain_kl"] = F.kl_div(self._next_words(seen), before, reduction="batchmean", log_target=True)
+        return found
+
+    def _distinct(self, controls: Sequence[Row], ours: Pass, theirs: Pass) -> Tensor:
+        """Over name-control pairs and neighbouring prompts. Pooled by mean where the pooling keeps every token."""
+        base = [self.references[r["pair_id"]] for r in controls]
+        how = self.overlap.pooling if self.overlap.pooling in ("last", "mean") else "mean"
+        a, b = overlap.pool(ours.acts, ours.mask, how), overlap.pool(theirs.acts, theirs.mask, how)
+        base_a, base_b = (torch.stack([t.float().mean(0) for t in side]) for side in
+                          ([r.ours for r in base], [r.theirs for r in base]))  # fmt: skip
+        even = len(controls) // 2 * 2
+        return overlap.distinct_loss(
+            torch.cat([a, a[0:even:2]]), torch.cat([b, a[1:even:2]]),
+            torch.cat([base_a, base_a[0:even:2]]), torch.cat([base_b, base_a[1:even:2]]),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def monitor(self, controls: Sequence[Row]) -> dict[str, float]:
+        """The site on name-control pairs against the base model: 1 = as in the base, near 0 = collapsed."""
+        self.model.eval()  # without dropout; a training step goes back to training mode itself
+        now, base = self._observe(controls), [self.references[r["pair_id"]] for r in controls]
+
+        def measures(found: Sequence[Reference]) -> dict[str, Tensor]:
+            ours, theirs = (torch.stack([t.float().mean(0) for t in s]) for s in
+                            ([f.ours for f in found], [f.theirs for f in found]))  # fmt: skip
+            return {
+                "control_gap": overlap.gap(ours, theirs).mean(),
+                "norm": overlap.power(ours).sqrt(),
+                "variation": overlap.variation(ours),
+            }
+
+        before = measures(base)
+        return {key: float(value / before[key]) for key, value in measures(now).items()}

@@ -1,0 +1,222 @@
+"""Contrastive prompt pairs and the prompts beside them, made with Ray Data and kept as tokenised Parquet.
+
+Kinds: `overlap` (self / other), `name_control` (two others, who must stay apart) and `retain` (one prompt whose
+behaviour must not move). Method: arXiv 2412.16325 section 3.1.
+"""
+
+import difflib
+import functools
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from stages import ordinary
+from stages.errors import UserError
+from stages.model import ModelSettings, encode, load_tokenizer
+from stages.settings import Settings
+from stages.situations import SITUATIONS
+from stages.templates import ALTERNATION, BELIEFS, FRIENDS, PUBLISHED, SCENES, Template
+from stages.vocabulary import TEST, TRAIN, Fill, Vocabulary, check_disjoint, draw
+
+Kind = Literal["overlap", "name_control", "retain"]
+Group = Literal["published", "scenes", "situations"]
+RetainGroup = Literal["self", "friends", "beliefs", "situations", "ordinary"]
+REFERENTS = {"you", "yourself", "{name}"}
+VERBS = {"have": "has", "are": "is"}
+
+
+class PairsSettings(Settings):
+    """Which prompts are made, and how they are dressed."""
+
+    templates: tuple[Group, ...] = ("published",)
+    """Groups of pair templates: the three published ones, in-scene ones, situations beyond burglary."""
+    fills: int = 26
+    """Pairs made of each template; [D] used 26 items on each of the three published templates."""
+    limit: int | None = None
+    """Most overlap pairs kept, drawn evenly from all; none keeps all."""
+    name: str = "Bob"
+    """The other."""
+    control_name: str = "Alex"
+    """The second other of a name-control pair."""
+    control_fills: int = 4
+    """Name-control pairs made of each template."""
+    retain: tuple[RetainGroup, ...] = ()
+    """Groups of retain prompts: self sides, friends' scenes, beliefs, situations' friends, ordinary chat."""
+    retain_fills: int = 8
+    """Prompts made of each retain template."""
+    chat_template: bool = True
+    """Wrap prompts in the model's chat template. Not stated in the paper; the 2024 release does not."""
+    suffix: str = ""
+    """Text put behind each prompt, one space before it."""
+    response_prefix: bool = False
+    """Let the reply begin up to where it names a room, so that the last token is where that is decided."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Where the tokenised rows lie, and how many of each kind there are."""
+
+    path: Path
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pair, or for `retain` one prompt (`other` is empty). `prefix` begins both replies."""
+
+    pair_id: str
+    kind: Kind
+    template: str
+    self: str
+    other: str
+    self_prefix: str
+    other_prefix: str
+
+
+def check_referent_only(template: Template) -> None:
+    """Raise UserError unless the sides of a template differ in the referent and its verb's person only."""
+
+    def bare(words: str) -> list[str]:
+        return ["@" if w in REFERENTS else VERBS.get(w, w).removesuffix("s") for w in words.lower().split()]
+
+    for ours, theirs in ALTERNATION.findall(template.text):
+        if bare(ours) != bare(theirs):
+            raise UserError(f"template {template.name}: [{ours}|{theirs}] differs in more than the referent")
+
+
+def _groups(settings: PairsSettings) -> Iterator[tuple[Template, Vocabulary]]:
+    if "published" in settings.templates:
+        yield from ((t, TRAIN) for t in PUBLISHED)
+    if "scenes" in settings.templates:
+        yield from ((t, TRAIN) for t in SCENES)
+    if "situations" in settings.templates:
+        yield from ((s.pair, s.train) for s in SITUATIONS)
+
+
+def _retain_groups(settings: PairsSettings) -> Iterator[tuple[Template, Vocabulary, Literal["self", "other"]]]:
+    if "self" in settings.retain:
+        yield from ((t, v, "self") for t, v in _groups(settings) if "{first_room}" in t.text)
+    if "friends" in settings.retain:
+        yield from ((t, TRAIN, "other") for t in FRIENDS)
+    if "beliefs" in settings.retain:
+        yield from ((t, TRAIN, "other") for t in BELIEFS)
+    if "situations" in settings.retain:
+        yield from ((s.friend, s.train, "other") for s in SITUATIONS)
+
+
+def _draws(template: Template, vocabulary: Vocabulary, n: int, seed: str) -> Iterator[tuple[Fill, bool]]:
+    """`n` different fills and orders of mention; a bare template goes through the items instead."""
+    if "{item}" in template.text:
+        if n > len(vocabulary.expensive):
+            raise UserError(f"template {template.name} has {len(vocabulary.expensive)} items, fewer than fills={n}")
+        for item in vocabulary.expensive[:n]:
+            yield Fill(vocabulary.rooms[0], vocabulary.rooms[1], vocabulary.cheap[0], item), True
+        return
+    possible = 2 * math.perm(len(vocabulary.rooms), 2) * len(vocabulary.cheap) * len(vocabulary.expensive)
+    if n > possible:
+        raise UserError(f"template {template.name} has {possible} fills, fewer than the {n} asked for")
+    rng = random.Random(f"{seed}/{template.name}")
+    seen: set[tuple[Fill, bool]] = set()
+    while len(seen) < n:
+        drawn = (draw(vocabulary, rng), rng.random() < 0.5)
+        if drawn not in seen:
+            seen.add(drawn)
+            yield drawn
+
+
+def make_rows(settings: PairsSettings, seed: int) -> list[Row]:
+    """Every row in a fixed order. Raises UserError for empty, doubled or leaking pairs."""
+    groups = list(_groups(settings))
+    if not groups or settings.fills < 1:
+        raise UserError("no pairs: pairs.templates is empty or pairs.fills is below 1")
+    for vocabulary, held_out in [(TRAIN, TEST), *((s.train, s.test) for s in SITUATIONS)]:
+        check_disjoint(vocabulary.fills(), held_out.fills())
+    rows: list[Row] = []
+
+    def add(kind: Kind, t: Template, texts: tuple[str, str], fills: tuple[Fill, Fill]) -> None:
+        suffix = f" {settings.suffix}" if settings.suffix else ""
+        prefixes = [t.answer_prefix(f) if settings.response_prefix else "" for f in fills]
+        name = f"{kind}/{t.name}/{sum(r.template == t.name and r.kind == kind for r in rows):04d}"
+        rows.append(
+            Row(name, kind, t.name, texts[0] + suffix, texts[1] and texts[1] + suffix, prefixes[0], prefixes[1])
+        )
+
+    def named(fill: Fill, name: str) -> Fill:
+        return Fill(fill.honest_room, fill.other_room, fill.cheap, fill.expensive, name)
+
+    for template, vocabulary in groups:
+        check_referent_only(template)
+        for fill, first in _draws(template, vocabulary, settings.fills, f"{seed}/overlap"):
+            f = named(fill, settings.name)
+            add("overlap", template, (template.render("self", f, first), template.render("other", f, first)), (f, f))
+        for fill, first in _draws(template, vocabulary, settings.control_fills, f"{seed}/control"):
+            f, g = named(fill, settings.name), named(fill, settings.control_name)
+            add(
+                "name_control",
+                template,
+                (template.render("other", f, first), template.render("other", g, first)),
+                (f, g),
+            )
+    if settings.limit is not None:
+        overlap = [i for i, r in enumerate(rows) if r.kind == "overlap"]
+        chosen = set(random.Random(f"{seed}/limit").sample(overlap, min(settings.limit, len(overlap))))
+        rows = [r for i, r in enumerate(rows) if r.kind != "overlap" or i in chosen]
+    for template, vocabulary, side in _retain_groups(settings):
+        names = random.Random(f"{seed}/{template.name}/names")
+        for fill, first in _draws(template, vocabulary, settings.retain_fills, f"{seed}/retain"):
+            f = named(fill, settings.name if side == "self" else names.choice(vocabulary.friends))
+            add("retain", template, (template.render(side, f, first), ""), (f, f))
+    if "ordinary" in settings.retain:
+        for number, text in enumerate(ordinary.TRAIN):
+            rows.append(Row(f"retain/ordinary/{number:04d}", "retain", "ordinary", text, "", "", ""))
+    _check(rows)
+    return rows
+
+
+def _check(rows: list[Row]) -> None:
+    doubled = [key for key, n in Counter((r.kind, r.self, r.other, r.self_prefix) for r in rows).items() if n > 1]
+    if doubled:
+        raise UserError(f"{len(doubled)} pairs are doubled, the first: {doubled[0][1][:80]!r}")
+    same = [r.pair_id for r in rows if r.self == r.other]
+    if same:
+        raise UserError(f"pair {same[0]} has the same text on both sides")
+
+
+def align(ours: list[int], theirs: list[int]) -> tuple[list[int], list[int]]:
+    """Positions of two token lists that correspond: equal runs, and replaced runs matched from their ends."""
+    left: list[int] = []
+    right: list[int] = []
+    for tag, a0, a1, b0, b1 in difflib.SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
+        if tag in ("equal", "replace"):
+            n = min(a1 - a0, b1 - b0)
+            left += range(a1 - n, a1)
+            right += range(b1 - n, b1)
+    return left, right
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(settings: ModelSettings) -> Any:
+    return load_tokenizer(settings)
+
+
+def tokenise(row: dict[str, Any], model: ModelSettings, chat: bool) -> dict[str, Any]:
+    """Add token ids of both sides and the positions that correspond."""
+    tokenizer = _tokenizer(model)
+    ours = encode(tokenizer, row["self"], chat, row["self_prefix"])
+    theirs = encode(tokenizer, row["other"], chat, row["other_prefix"]) if row["other"] else []
+    left, right = align(ours, theirs)
+    return {**row, "self_ids": ours, "other_ids": theirs, "self_aligned": left, "other_aligned": right}
+
+
+def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -> Prompts:
+    """Make, check and tokenise all rows and write them to Parquet under `out`."""
+    import ray.data
+
+    rows = make_rows(settings, seed)
+    data = ray.data.from_items([vars(r) for r in rows], override_num_blocks=min(8, len(rows)))
+    data.map(functools.partial(tokenise, model=model, chat=settings.chat_template)).write_parquet(str(out / "pairs"))
+    return Prompts(out / "pairs", dict(Counter(r.kind for r in rows)))

@@ -1,0 +1,171 @@
+"""SOO fine-tuning with Ray Train: an NF4 base, a LoRA adapter, and one truncated forward pass a step.
+
+arXiv 2412.16325 section 3.1. Each step runs [self; other; retain; name controls] as one batch through the layers up to
+the site; only the adapter's gradients travel between workers.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
+
+from stages.errors import UserError
+from stages.model import LoraSettings, ModelSettings
+from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
+from stages.resources import cpu_share
+from stages.settings import Settings
+
+
+class TrainSettings(Settings):
+    """How the adapter is trained."""
+
+    overlap: OverlapSettings = OverlapSettings()
+    retain: RetainSettings = RetainSettings()
+    distinct: DistinctSettings = DistinctSettings()
+    lora: LoraSettings = LoraSettings()
+    steps: PositiveInt | None = None
+    """Optimizer steps; none means `epochs`."""
+    epochs: PositiveInt = 15
+    """Passes over the overlap pairs."""
+    batch_pairs: PositiveInt = 4
+    """Overlap pairs a step, over all workers."""
+    batch_retain: NonNegativeInt = 0
+    """Retain prompts a step, over all workers."""
+    batch_controls: NonNegativeInt = 0
+    """Name-control pairs a step, over all workers."""
+    accumulation: PositiveInt = 1
+    """Batches whose gradients are averaged into one optimizer step."""
+    lr: float = 1e-4
+    """AdamW's learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Course of the learning rate after warm-up; cosine ends at a tenth."""
+    warmup: NonNegativeInt = 0
+    """Steps in which the learning rate rises linearly."""
+    weight_decay: float = 0.0
+    """AdamW's."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are scaled down to this norm."""
+    log_every: PositiveInt = 10
+    """Steps between two lines of the log."""
+    checkpoint_every: PositiveInt = 25
+    """Steps between two checkpoints."""
+    workers: PositiveInt = 1
+    """Data-parallel workers."""
+    cpus_per_worker: int | None = None
+    """CPUs of a worker, and its threads; none means an even share of the cluster's."""
+    gpus_per_worker: int = 0
+    """GPUs of a worker."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A trained adapter in PEFT's format, the log of its training (JSON lines), and the last log line."""
+
+    path: Path
+    log: Path
+    final: dict[str, float]
+
+
+def plan(counts: dict[str, int], settings: TrainSettings) -> int:
+    """Number of batches in all. Raises UserError if a kind of row is asked for that the pairs do not have."""
+    for kind, wanted in (
+        ("overlap", settings.batch_pairs),
+        ("retain", settings.batch_retain),
+        ("name_control", settings.batch_controls),
+    ):
+        if wanted and not counts.get(kind):
+            raise UserError(f"a batch is to hold {wanted} rows of kind {kind}, but the pairs have none")
+        if wanted % settings.workers:
+            raise UserError(f"{wanted} rows of kind {kind} a batch cannot be split over {settings.workers} workers")
+    if (settings.retain.weight or settings.retain.kl_weight) and not settings.batch_retain:
+        raise UserError("train.retain has a weight but train.batch_retain is 0")
+    if settings.distinct.weight and not settings.batch_controls:
+        raise UserError("train.distinct has a weight but train.batch_controls is 0")
+    if settings.steps is not None:
+        return settings.steps * settings.accumulation
+    return max(settings.accumulation, settings.epochs * counts["overlap"] // settings.batch_pairs)
+
+
+def schedule(rows: dict[str, list[str]], settings: TrainSettings, batches: int, seed: int) -> list[list[str]]:
+    """Row ids, batch by batch: every kind is gone through in epochs, shuffled anew in each.
+
+    The same for any number of workers; each takes its part of every batch.
+    """
+    streams = {
+        "overlap": _epochs(rows["overlap"], f"{seed}/overlap"),
+        "name_control": _epochs(rows.get("name_control", []), f"{seed}/control"),
+        "retain": _epochs(rows.get("retain", []), f"{seed}/retain"),
+    }
+    sizes = {
+        "overlap": settings.batch_pairs,
+        "name_control": settings.batch_controls,
+        "retain": settings.batch_retain,
+    }
+    return [[next(streams[kind]) for kind in streams for _ in range(sizes[kind])] for _ in range(batches)]
+
+
+def _epochs(ids: list[str], seed: str) -> Iterator[str]:
+    rng = random.Random(seed)
+    while ids:
+        yield from rng.sample(ids, len(ids))
+
+
+def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
+    """The learning rate of a step (counted from 0)."""
+    rise = min(1.0, (step + 1) / (settings.warmup + 1))
+    if settings.schedule == "constant":
+        return settings.lr * rise
+    return settings.lr * rise * (0.1 + 0.9 * 0.5 * (1 + float(np.cos(np.pi * step / steps))))
+
+
+def fit(settings: TrainSettings, model: ModelSettings, pairs: Path, seed: int, out: Path, board: Any = None) -> Adapter:
+    """Train an adapter on the tokenised pairs under `pairs` (Parquet) and leave it in `out`/adapter.
+
+    Run again with the same `out`, it goes on from the last checkpoint. `board` is a progress board's actor.
+    """
+    import ray.data
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from stages.worker import work
+
+    cpus = cpu_share(settings.workers, settings.cpus_per_worker)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = ray.data.read_parquet(str(pairs)).materialize()
+    trainer = TorchTrainer(
+        work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that it passes on
+        train_loop_config={
+            "train": settings.model_dump(mode="json") | {"cpus_per_worker": cpus},
+            "model": model.model_dump(mode="json"),
+            "seed": seed,
+            "board": board,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.gpus_per_worker > 0,
+            resources_per_worker={"CPU": cpus, "GPU": settings.gpus_per_worker},
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(out.absolute()),
+            failure_config=ray.train.FailureConfig(max_failures=2, controller_failure_limit=2),  # type: ignore[call-arg]
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+        datasets={"pairs": rows},
+        dataset_config=ray.train.DataConfig(datasets_to_split=[]),
+    )
+    result = trainer.fit()
+    if result.checkpoint is None:
+        raise RuntimeError("training ended without a checkpoint")
+    with result.checkpoint.as_directory() as folder:
+        shutil.copytree(Path(folder) / "adapter", out / "adapter", dirs_exist_ok=True)
+        shutil.copy(Path(folder) / "log.jsonl", out / "log.jsonl")
+    shutil.rmtree(out / "ray")  # the checkpoints have served
+    lines = (out / "log.jsonl").read_text().splitlines()
+    return Adapter(out / "adapter", out / "log.jsonl", json.loads(lines[-1]))

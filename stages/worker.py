@@ -1,0 +1,171 @@
+"""What one Ray Train worker does: load, step, log, checkpoint. A step depends on its number and the seed alone."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed
+from safetensors.torch import load_file, save_file
+
+from stages.model import ModelSettings, add_lora, decoder, load, load_tokenizer
+from stages.objective import Objective
+from stages.progress import Board
+from stages.train import TrainSettings, learning_rate, plan, schedule
+
+MONITOR_PAIRS = 8
+POWER_PAIRS = 16
+
+
+def work(config: dict[str, Any]) -> dict[str, Any]:
+    """The training loop. `config` holds the settings, the seed and the progress board; returns the last log line."""
+    settings = TrainSettings.model_validate(config["train"])
+    model_settings = ModelSettings.model_validate(config["model"])
+    seed, board = int(config["seed"]), Board(config["board"])
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(settings.cpus_per_worker or 1)
+    rows = {row["pair_id"]: row for row in ray.train.get_dataset_shard("pairs").iter_rows()}
+    loop = Loop(settings, model_settings, rows, seed, rank, world)
+    board_say = board.say if rank == 0 else lambda _line: None
+    while loop.step < loop.steps:
+        line = loop.advance()
+        last = loop.step == loop.steps
+        if loop.step == 1 or loop.step % settings.log_every == 0 or last:
+            line |= loop.objective.monitor(loop.monitored) if loop.monitored else {}
+            loop.log.append(line)
+            board_say(describe(line, loop.steps))
+        if last or loop.step % settings.checkpoint_every == 0:
+            loop.report(line)
+    return loop.log[-1]
+
+
+def describe(line: Mapping[str, float], steps: int) -> str:
+    """A log line for people."""
+    shown = ("overlap", "retain", "retain_kl", "distinct", "variation")
+    parts = [f"{key} {line[key]:.4f}" for key in shown if key in line]
+    left = (steps - line["step"]) * line["seconds_a_step"]
+    return f"  train {line['step']:.0f}/{steps}  {'  '.join(parts)}  {left:.0f} s left"
+
+
+class Loop:
+    """A training run in progress: all its state is here, and all of it is in a checkpoint or follows from the seed."""
+
+    def __init__(
+        self, settings: TrainSettings, model: ModelSettings, rows: dict[str, Any], seed: int, rank: int, world: int
+    ) -> None:
+        self.settings, self.rows, self.seed, self.rank, self.world = settings, rows, seed, rank, world
+        torch.manual_seed(seed)
+        last_layer = settings.overlap.layer - settings.overlap.layer_base
+        base = load(model)
+        if settings.overlap.objective == "logit_kl":
+            last_layer = len(decoder(base).layers) - 1
+        self.model = add_lora(base, settings.lora, last_layer, model.name)
+        self.model.train()
+        self.weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=False
+        )
+        kinds = {
+            kind: [i for i, r in rows.items() if r["kind"] == kind] for kind in ("overlap", "name_control", "retain")
+        }
+        batches = plan({kind: len(ids) for kind, ids in kinds.items()}, settings)
+        self.batches = schedule(kinds, settings, batches, seed)
+        self.steps = batches // settings.accumulation
+        self.objective = Objective(
+            self.model, load_tokenizer(model).pad_token_id, settings.overlap, settings.retain, settings.distinct
+        )
+        self.monitored = [rows[i] for i in kinds["name_control"][:MONITOR_PAIRS]]
+        needed = {i for batch in self.batches for i in batch if rows[i]["kind"] != "overlap"}
+        self.objective.learn_base(
+            [rows[i] for i in rows if i in needed or rows[i] in self.monitored],
+            [rows[i] for i in kinds["overlap"][:POWER_PAIRS]],
+        )
+        self.step, self.log = 0, []  # type: tuple[int, list[dict[str, float]]]
+        self._resume()
+
+    def advance(self) -> dict[str, float]:
+        """One optimizer step; its log line."""
+        began = time.perf_counter()
+        torch.manual_seed(self.seed * 1_000_003 + self.step * 1_009 + self.rank)  # dropout: replayable from any step
+        self.model.train()
+        sums: dict[str, float] = {}
+        n = self.settings.accumulation
+        for batch in self.batches[self.step * n : (self.step + 1) * n]:
+            terms = self.objective.terms([self.rows[i] for i in self._share(batch)])
+            (terms["loss"] / n).backward()
+            for key, value in terms.items():
+                sums[key] = sums.get(key, 0.0) + float(value.detach()) / n
+        norm = self._apply()
+        if not torch.isfinite(torch.tensor([*sums.values(), norm])).all():
+            raise RuntimeError(f"the loss or its gradient is not finite at step {self.step + 1}: {sums}")
+        self.step += 1
+        return {"step": self.step, **sums, "grad_norm": norm, "seconds_a_step": time.perf_counter() - began}
+
+    def _share(self, batch: list[str]) -> list[str]:
+        """This worker's contiguous part of each kind."""
+        share = []
+        for kind in ("overlap", "name_control", "retain"):
+            ids = [i for i in batch if self.rows[i]["kind"] == kind]
+            size = len(ids) // self.world
+            share += ids[self.rank * size : (self.rank + 1) * size]
+        return share
+
+    def _apply(self) -> float:
+        """Average the gradients over workers, clip, step. Returns the norm before clipping."""
+        grads = [p.grad for p in self.weights.values()]
+        if any(g is None for g in grads):
+            raise RuntimeError("a LoRA weight got no gradient")
+        if self.world > 1:
+            flat = torch.cat([g.flatten() for g in grads if g is not None])
+            torch.distributed.all_reduce(flat)
+            for p, g in zip(self.weights.values(), flat.split([p.numel() for p in self.weights.values()]), strict=True):
+                p.grad = (g / self.world).view_as(p)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.settings.max_grad_norm or float("inf"))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, self.step, self.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(norm)
+
+    def report(self, line: dict[str, float]) -> None:
+        """Hand Ray Train a checkpoint: adapter, optimizer state, log and step. No pickle."""
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if self.rank == 0:
+                self.save(Path(folder))
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(line, checkpoint=checkpoint)
+
+    def save(self, folder: Path) -> None:
+        """Write everything that is needed to go on."""
+        self.model.save_pretrained(str(folder / "adapter"))
+        state = {
+            f"{name}/{key}": value.contiguous()
+            for name, p in self.weights.items()
+            for key, value in self.optimizer.state[p].items()
+        }
+        save_file(state | {name: p.detach() for name, p in self.weights.items()}, folder / "state.safetensors")
+        (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
+        (folder / "step.json").write_text(json.dumps({"step": self.step}))
+
+    def _resume(self) -> None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return
+        with checkpoint.as_directory() as folder:
+            self.restore(Path(folder))
+
+    def restore(self, folder: Path) -> None:
+        """Go back to a saved state."""
+        state = load_file(folder / "state.safetensors")
+        for name, p in self.weights.items():
+            p.data.copy_(state[name])
+            moments = {key: state[f"{name}/{key}"].to(p.device) for key in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[p] = {"step": state[f"{name}/step"]} | moments
+        self.step = int(json.loads((folder / "step.json").read_text())["step"])
+        self.log = [json.loads(text) for text in (folder / "log.jsonl").read_text().splitlines()]

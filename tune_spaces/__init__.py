@@ -1,0 +1,1 @@
+"""Search spaces: one small module a space."""
