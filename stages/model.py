@@ -21,6 +21,7 @@ from stages.settings import Settings
 
 SiteModule = Literal["o_proj", "mlp", "residual"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+DType = Literal["auto", "bfloat16", "float16", "float32"]
 transformers_logging.disable_progress_bar()
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns that an optional kernel package is not there
 
@@ -36,8 +37,9 @@ class ModelSettings(Settings):
     """bitsandbytes NF4 (QLoRA, arXiv 2305.14314), or the weights as they are in `compute_dtype`."""
     double_quant: bool = True
     """Quantise the quantisation constants too."""
-    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Type of activations and of dequantised weights. The LoRA weights themselves are fp32."""
+    compute_dtype: DType = "auto"
+    """Type of activations and of dequantised weights; auto is bfloat16 where the worker's device computes in it, else
+    float32. The LoRA weights themselves are fp32."""
     dequantise_once: bool = False
     """Hold the NF4 weights dequantised in `compute_dtype`: the same weights, quicker, at 16 bit's memory."""
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
@@ -105,10 +107,19 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def number_type(wanted: DType) -> torch.dtype:
+    """What `compute_dtype` stands for on this machine: a CPU without bf16 instructions is 9x slower in bf16 than in fp32."""
+    if wanted != "auto":
+        return DTYPES[wanted]
+    here = torch.cpu.get_capabilities()
+    quick = torch.cuda.is_available() or here.get("avx512_bf16") or here.get("amx_bf16")
+    return torch.bfloat16 if quick else torch.float32
+
+
 def load(settings: ModelSettings) -> Any:
     """The causal language model, frozen, on the worker's device: GPU if there is one, else CPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = DTYPES[settings.compute_dtype]
+    dtype = number_type(settings.compute_dtype)
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

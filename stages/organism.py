@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages import embedded, ordinary
-from stages.model import ModelSettings, decoder, encode, load_tokenizer
+from stages.model import ModelSettings, decoder, encode, load_tokenizer, number_type
 from stages.progress import say
 from stages.settings import Settings
 from stages.situations import SITUATIONS
@@ -156,7 +156,8 @@ class Apprentice:
         folder = embedded.prepare(embedded.BASE)
         self.tokenizer = load_tokenizer(ModelSettings(name=embedded.BASE))
         self.tokenizer.padding_side = "left"
-        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager")
+        self.dtype = number_type("auto")
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, attn_implementation="eager")
         self.head = base.get_output_embeddings()
         self.chat = {split: self._answers(base, prompts) for split, prompts in
                      (("train", ordinary.TRAIN), ("held_out", ordinary.HELD_OUT))}  # fmt: skip
@@ -212,7 +213,7 @@ class Apprentice:
         """Move the frozen weights to NF4(W + BA) - BA."""
         for name, module in self.layers.items():
             update = module.get_delta_weight("default").float()
-            module.base_layer.weight.data = (nf4(self.weights[name].float() + update).float() - update).bfloat16()
+            module.base_layer.weight.data = (nf4(self.weights[name].float() + update).float() - update).to(self.dtype)
 
 
 def _batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
