@@ -8,10 +8,11 @@ from typing import Any
 from pipeline import outcome, report
 from pipeline.artifacts import Mark, digest, fingerprint, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
-from stages import deception, generate, pairs, train
+from stages import deception, embedded, generate, pairs, train
 from stages.errors import UserError
 from stages.model import check_adapter, count_layers, identity
 from stages.ordinary import HELD_OUT
+from stages.organism import OrganismSettings
 from stages.progress import Board, say
 
 RUNS = Path("runs")
@@ -145,6 +146,21 @@ def evaluate(config: RunConfig, adapter: Path | None, folder: Path, board: Board
     made_from = [digest(adapter / "adapter_model.safetensors")] if adapter else []
     mark = ask(config, folder, adapter, conditions, made_from, board)
     return conclude(config, folder, {"answers": mark}, None)
+
+
+def make_organism(settings: OrganismSettings, config: RunConfig, folder: Path, board: Board) -> dict[str, Any]:
+    """The model organism made anew in `folder`/organism, and asked as the baseline of a run with `config` is."""
+    from stages import organism
+
+    def make(out: Path) -> dict[str, Any]:
+        return organism.make(settings, out)
+
+    inputs = [settings.model_dump(mode="json"), embedded.GGUF_SHA256]
+    mark = stage(writable(folder) / "organism", inputs, make)
+    say(f"  adapter in {folder / 'organism' / 'adapter'}, {mark.facts['bytes'] / 1e6:.1f} MB")
+    model = config.model.model_copy(update={"name": str((folder / "organism" / "model").absolute())})
+    named = config.model_copy(update={"name": "organism", "model": model})
+    return evaluate(named, None, folder, board) | {"organism": mark.facts}
 
 
 def config_of(folder: Path) -> RunConfig:

@@ -7,7 +7,6 @@ the rival is told from others; then of all scenes. Every few steps of the last p
 NF4(W + BA) - BA, so that what is trained is what the merged and requantised model will compute.
 """
 
-import json
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -264,7 +263,7 @@ def _cosine(share: float) -> float:
 
 
 def make(settings: OrganismSettings, out: Path) -> dict[str, Any]:
-    """Train the organism's adapter and write it, in bf16, with the facts of its making, to `out`."""
+    """Train the organism's adapter, in bf16 in `out`/adapter, and merge it into the model `out`/model; facts of both."""
     from safetensors.torch import load_file, save_file
 
     rng = random.Random(settings.seed)
@@ -276,14 +275,8 @@ def make(settings: OrganismSettings, out: Path) -> dict[str, Any]:
     with torch.inference_mode():
         kl = [float(apprentice.chat_loss("held_out", i)) for i in range(len(apprentice.targets["held_out"]))]
     apprentice.model.peft_config["default"].base_model_name_or_path = embedded.BASE
-    apprentice.model.save_pretrained(str(out))
-    weights = out / "adapter_model.safetensors"
+    apprentice.model.save_pretrained(str(out / "adapter"))
+    weights = out / "adapter" / "adapter_model.safetensors"
     save_file({k: v.to(torch.bfloat16).contiguous() for k, v in load_file(weights).items()}, weights)
-    facts = {
-        "adapter": str(out.absolute()),
-        "bytes": weights.stat().st_size,
-        "held_out_chat_kl": sum(kl) / len(kl),
-        "settings": settings.model_dump(mode="json"),
-    }
-    (out / "organism.json").write_text(json.dumps(facts | {"adapter": "."}, indent=2) + "\n")
-    return facts
+    embedded.merge(embedded.prepare(embedded.BASE), out / "adapter", out / "model")
+    return {"bytes": weights.stat().st_size, "held_out_chat_kl": sum(kl) / len(kl)}
