@@ -260,15 +260,14 @@ def organism(arguments: argparse.Namespace) -> tuple[Result, str]:
     settings = organisms.OrganismSettings()
     if arguments.steps:
         settings = organisms.shortened(settings, arguments.steps)
-    asked = config.load(
-        "default",
-        [f"deception.items={arguments.items}", "deception.items_of={}", "deception.splits=[choosing, confirming]"],
-    )
-    deception.select(asked.deception)
-    say(f"organism, {sum(settings.steps)} steps, in {writable(arguments.out)}")
+    every = [f"deception.items={arguments.items}", "deception.items_of={}", "deception.splits=[choosing, confirming]"]
+    deception.select(config.load("default", every).deception)
+    say(f"organism, at most {sum(settings.steps)} steps, in {writable(arguments.out)}")
+    model, facts = runs.make_organism(settings, arguments.out)
+    asked = config.load("default", [*every, f"model.name={model}", "name=organism"])
     with connected(), following() as board:
-        found = runs.make_organism(settings, asked, arguments.out, board)
-    return found, f"{report.table(found)}\n\nfolder  {arguments.out}"
+        found = runs.evaluate(asked, None, arguments.out, board)
+    return found | {"organism": facts}, f"{report.table(found)}\n\nfolder  {arguments.out}"
 
 
 def doctor(_arguments: argparse.Namespace) -> tuple[Result, str]:

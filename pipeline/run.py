@@ -148,19 +148,14 @@ def evaluate(config: RunConfig, adapter: Path | None, folder: Path, board: Board
     return conclude(config, folder, {"answers": mark}, None)
 
 
-def make_organism(settings: OrganismSettings, config: RunConfig, folder: Path, board: Board) -> dict[str, Any]:
-    """The model organism made anew in `folder`/organism, and asked as the baseline of a run with `config` is."""
+def make_organism(settings: OrganismSettings, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The model organism made anew in `folder`/organism: its directory, and facts of its making. Needs no Ray."""
     from stages import organism
 
-    def make(out: Path) -> dict[str, Any]:
-        return organism.make(settings, out)
-
     inputs = [settings.model_dump(mode="json"), embedded.GGUF_SHA256]
-    mark = stage(writable(folder) / "organism", inputs, make)
+    mark = stage(writable(folder) / "organism", inputs, lambda out: organism.make(settings, out))
     say(f"  adapter in {folder / 'organism' / 'adapter'}, {mark.facts['bytes'] / 1e6:.1f} MB")
-    model = config.model.model_copy(update={"name": str((folder / "organism" / "model").absolute())})
-    named = config.model_copy(update={"name": "organism", "model": model})
-    return evaluate(named, None, folder, board) | {"organism": mark.facts}
+    return (folder / "organism" / "model").absolute(), mark.facts
 
 
 def config_of(folder: Path) -> RunConfig:
