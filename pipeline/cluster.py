@@ -27,18 +27,20 @@ def connected(cpus: int | None = None) -> Iterator[None]:
     try:
         if address:
             _knock(address)
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            with _hushed():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             _stay_on_loopback()
             os.environ["RAY_AUTH_MODE"] = "disabled"  # nobody on another machine can reach it
-            ray.init(
-                "local",
-                num_cpus=cpus or os.cpu_count(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
+            with _hushed():
+                ray.init(
+                    "local",
+                    num_cpus=cpus or os.cpu_count(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                )
     except (OSError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "a private Ray on this machine"
         raise UserError(f"cannot use {where}: {str(error).strip().splitlines()[0]}") from error
@@ -47,6 +49,19 @@ def connected(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Within, nothing is written to stderr: Ray's C++ side announces there how quiet it will be."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _knock(address: str) -> None:
