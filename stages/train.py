@@ -135,10 +135,14 @@ def fit(settings: TrainSettings, model: ModelSettings, pairs: Path, seed: int, o
 
     from stages.worker import work
 
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Ctrl-C stays Python's own: Ray's handler ends the command as if all were well, and outlives the training."""
+
     cpus = cpu_share(settings.workers, settings.cpus_per_worker)
     out.mkdir(parents=True, exist_ok=True)
     rows = ray.data.read_parquet(str(pairs)).materialize()
-    trainer = TorchTrainer(
+    trainer = Trainer(
         work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that it passes on
         train_loop_config={
             "train": settings.model_dump(mode="json") | {"cpus_per_worker": cpus},

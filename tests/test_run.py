@@ -15,9 +15,10 @@ from stages.model import ModelSettings
 pytestmark = pytest.mark.slow
 SETTINGS = (
     "model.attention=eager", "pairs.fills=4", "pairs.retain_fills=2", "pairs.control_fills=2", "train.overlap.layer=2",
-    "train.lora.last_layer=2", "train.steps=6", "train.checkpoint_every=2", "train.log_every=1", "train.batch_pairs=2",
-    "train.batch_retain=2", "train.warmup=0", "deception.items=3", "deception.items_of={}",
-    "deception.splits=[choosing]", "generate.max_new_tokens=4", "capability.prompts=2", "generate.probe_tokens=4",
+    "train.lora.first_layer=1", "train.lora.last_layer=2", "train.steps=6", "train.checkpoint_every=2",
+    "train.log_every=1", "train.batch_pairs=2", "train.batch_retain=2", "train.warmup=0", "deception.items=3",
+    "deception.items_of={}", "deception.splits=[choosing]", "generate.max_new_tokens=4", "capability.prompts=2",
+    "generate.probe_tokens=4",
 )  # fmt: skip
 
 
@@ -71,32 +72,47 @@ def test_running_again_repeats_no_stage(finished: tuple[Path, dict[str, object]]
     assert made == {name: (run / name / "done.json").stat().st_mtime_ns for name in ("pairs", "train", "answers")}
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(
+def stopped(command: list[str], cwd: Path, line: str, how: signal.Signals) -> int:
+    """The exit code of a command that is sent a signal half a second after a line of its progress began so."""
+    with subprocess.Popen(
+        command, cwd=cwd, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        for said in process.stderr:
+            if line in said:
+                time.sleep(0.5)
+                os.killpg(process.pid, how)
+        return process.wait()
+
+
+def test_a_run_killed_in_training_and_interrupted_in_its_answers_goes_on_to_the_same_adapter_and_outcome(
     finished: tuple[Path, dict[str, object]], tiny: ModelSettings, tmp_path: Path
 ) -> None:
     folder, printed = finished
     command = [sys.executable, "-m", "pipeline", "run", "default", f"model.name={tiny.name}", *SETTINGS, "--json"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    ) as process:  # fmt: skip
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "train 4/6" in line:
-                time.sleep(0.5)
-                os.killpg(process.pid, signal.SIGKILL)
-                break
+    assert stopped(command, tmp_path, "train 4/6", signal.SIGKILL) == -signal.SIGKILL
     (run,) = (tmp_path / "runs").glob("default-*")
     assert not (run / "train" / "done.json").exists()
     pairs_made = (run / "pairs" / "done.json").stat().st_mtime_ns
+    assert stopped(command, tmp_path, "3/4 answers", signal.SIGINT) == 130  # after a training in the same process
+    assert not (run / "answers").exists()
+    trained = (run / "train" / "done.json").stat().st_mtime_ns
+    steps = [json.loads(line)["step"] for line in (run / "train" / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
     done = soo(*command[3:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "train 1/6" not in done.stderr, "training began anew instead of going on"
+    assert "train " not in done.stderr
     assert comparable(json.loads(done.stdout)) == comparable(printed)
-    assert (run / "pairs" / "done.json").stat().st_mtime_ns == pairs_made
+    assert [(run / name / "done.json").stat().st_mtime_ns for name in ("pairs", "train")] == [pairs_made, trained]
     (left_alone,) = (folder / "runs").glob("default-*")
     weights = "train/adapter/adapter_model.safetensors"
     assert (run / weights).read_bytes() == (left_alone / weights).read_bytes()
+
+
+def test_an_interrupt_in_training_ends_the_command_as_such(tiny: ModelSettings, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "run", "default", f"model.name={tiny.name}", *SETTINGS]
+    assert stopped([*command, "train.steps=200"], tmp_path, "train 4/200", signal.SIGINT) == 130
 
 
 def test_evaluate_gives_the_runs_own_answers(finished: tuple[Path, dict[str, object]], tiny: ModelSettings) -> None:
