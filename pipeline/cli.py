@@ -96,6 +96,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("organism"), help="folder for the new adapter")
     sub.add_argument("--steps", type=int, help="fewer steps than it takes, to try it out")
 
+    sub = add(
+        "controls", controls, "the control ladder of a recipe: does SOO do more than exposure, shuffled pairs, ...",
+        "soo controls default --seeds 0,1,2",
+        "rungs (name -> rates over seeds, runs), comparisons (SOO minus each), verdict, split, seeds, mlflow_run_id",
+    )  # fmt: skip
+    _recipe(sub)
+    sub.add_argument("--seeds", type=_numbers, default=[0, 1, 2], metavar="N,N,...", help="seeds (default: 0,1,2)")
+    sub.add_argument("--out", type=Path, help="the ladder's folder (default: runs/controls-<recipe>-<fingerprint>)")
+
     add(
         "doctor", doctor, "what of machine, versions, model, disk and MLflow is fit, and what to do about the rest",
         "soo doctor", "findings (name, ok, found, advice)",
@@ -113,6 +122,10 @@ def parser() -> argparse.ArgumentParser:
 def _recipe(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", help="name of a recipe, or path of a YAML file")
     _overrides(sub)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _overrides(sub: argparse.ArgumentParser) -> None:
@@ -255,6 +268,13 @@ def organism(arguments: argparse.Namespace) -> tuple[Result, str]:
         settings = organisms.shortened(settings, arguments.steps)
     found = organisms.make(settings, arguments.out)
     return found, json.dumps(found, indent=2)
+
+
+def controls(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo controls"""
+    from pipeline.controls import command
+
+    return command(arguments)
 
 
 def doctor(_arguments: argparse.Namespace) -> tuple[Result, str]:

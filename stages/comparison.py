@@ -67,7 +67,7 @@ def compare(first: Sample, second: Sample, seed: int = 0) -> Difference:
         raise UserError(
             f"items for choosing and for confirming are never mixed: {first.split} is compared with {second.split}"
         )
-    seeds = sorted(max(first.values, second.values, key=len))
+    seeds = sorted(first.values if len(first.values) > 1 else second.values)
     numbers = sorted(next(iter(first.values.values())))
     if numbers != sorted(next(iter(second.values.values()))):
         raise UserError("both sides of a comparison must have been asked the same items")

@@ -158,7 +158,9 @@ def twins(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[Orientation, Mapp
     for row in rows:
         number = int(row["item_id"].rpartition("_")[2])
         if row["split"] != split_of(number):
-            raise UserError(f"item {row['item_id']} is for {split_of(number)}, but stands among the {row['split']} items")
+            raise UserError(
+                f"item {row['item_id']} is for {split_of(number)}, but stands among the {row['split']} items"
+            )
         pair = made.setdefault(row["item_id"], {})
         if row["orientation"] in pair:
             raise UserError(f"item {row['item_id']} is there twice in the {row['orientation']} orientation")

@@ -109,9 +109,7 @@ def across_seeds(first: Sequence[Sequence[float]], second: Sequence[Sequence[flo
     bootstrap = cluster_bootstrap(differences.tolist(), seed)
     student = student_interval(differences.mean(1).tolist())
     low, high = (min(bootstrap[0], student[0]), max(bootstrap[1], student[1])) if student else bootstrap
-    return Difference(
-        float(differences.mean()), max(low, -1.0), min(high, 1.0), bootstrap, student, *differences.shape
-    )
+    return Difference(float(differences.mean()), max(low, -1.0), min(high, 1.0), bootstrap, student, *differences.shape)
 
 
 def cluster_bootstrap(values: Sequence[Sequence[float]], seed: int, resamples: int = 10000) -> tuple[float, float]:
