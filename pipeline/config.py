@@ -12,6 +12,7 @@ from stages.capability import CapabilitySettings
 from stages.deception import DeceptionSettings
 from stages.errors import UserError
 from stages.generate import GenerateSettings
+from stages.latent import LatentSettings
 from stages.model import ModelSettings
 from stages.pairs import PairsSettings
 from stages.settings import Settings
@@ -57,6 +58,7 @@ class RunConfig(Settings):
     generate: GenerateSettings = GenerateSettings()
     deception: DeceptionSettings = DeceptionSettings()
     capability: CapabilitySettings = CapabilitySettings()
+    latent: LatentSettings = LatentSettings()
     damage: DamageSettings = DamageSettings()
     tracking: TrackingSettings = TrackingSettings()
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import outcome, report
 from pipeline.artifacts import Mark, digest, fingerprint, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
-from stages import deception, generate, pairs, train
+from stages import deception, generate, latent, pairs, train
 from stages.errors import UserError
 from stages.model import check_adapter, count_layers, identity
 from stages.ordinary import HELD_OUT
@@ -66,6 +66,8 @@ def train_and_evaluate(
     adapter = folder / "train" / "adapter"
     asked = ask(config, folder, adapter, ("baseline", "adapter"), [tuned.fingerprint], board, known)
     marks = {"pairs": prompts, "train": tuned, "answers": asked}
+    if config.latent.after:
+        marks["latent"] = look_inside(config, folder, adapter, [tuned.fingerprint], board)
     return conclude(config, folder, marks, tuned.facts)
 
 
@@ -117,12 +119,31 @@ def ask(
     return mark
 
 
+def look_inside(config: RunConfig, folder: Path, adapter: Path | None, made_from: list[Any], board: Board) -> Mark:
+    """3b. Self/other distances of every layer, and whether the site has collapsed; see stages/latent.py."""
+    board.say("  looking into the model, layer by layer")
+
+    def make(out: Path) -> dict[str, Any]:
+        found = latent.measure(config.latent, config.pairs, config.model, adapter and adapter.absolute(), config.seed)
+        write_json(out / "latent.json", found)
+        site = config.train.overlap
+        pooling = "last" if site.pooling == "last" else "mean"
+        after = latent.at_site(found, site.layer - site.layer_base, site.module, pooling) if adapter else {}
+        return after | {"published": found["published"]}
+
+    overlap = config.train.overlap
+    inputs: list[Any] = [config.latent.model_dump(), config.pairs.model_dump(), config.model.model_dump()]
+    inputs += [identity(config.model), config.seed, overlap.layer, overlap.layer_base, overlap.module, overlap.pooling]
+    return stage(folder / "latent", [*inputs, made_from], make)
+
+
 def conclude(
     config: RunConfig, folder: Path, marks: dict[str, Mark], training: dict[str, float] | None
 ) -> dict[str, Any]:
     """4. What the answers come to: outcome.json and the figure. Scored anew every time, from the raw answers."""
     say("4/4 outcome")
-    found = outcome.compose(config, folder / "answers" / "answers", training)
+    inside = marks["latent"].facts if "latent" in marks else None
+    found = outcome.compose(config, folder / "answers" / "answers", training, inside)
     found["seconds"] = {name: mark.seconds for name, mark in marks.items()}
     found["paths"] = {
         "folder": str(folder.absolute()),

@@ -123,8 +123,9 @@ def cluster() -> Iterator[None]:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs, training and answers by the same code without Ray, whose start-up would be all that a tiny run takes."""
-    from stages import generate, pairs, train
+    from stages import generate, latent, pairs, train
 
+    monkeypatch.setattr(latent, "measure", _look)
     monkeypatch.setattr(pairs, "build", _build)
     monkeypatch.setattr(train, "fit", _fit)
     monkeypatch.setattr(generate, "ask", _ask)
@@ -181,3 +182,19 @@ def _ask(
             found += [dict(zip(answered, values, strict=True)) for values in zip(*answered.values(), strict=True)]
     _write(found, out / "answers")
     return Answers(out / "answers", len(found))
+
+
+def _look(settings: Any, pairs: Any, model: ModelSettings, adapter: Path | None, seed: int) -> dict[str, Any]:
+    import numpy as np
+
+    from stages.latent import Prober, reduce
+    from stages.probes import make_probes
+
+    prober = Prober(model, adapter, None)
+    rows: list[dict[str, Any]] = []
+    probes = [vars(p) for p in make_probes(settings.pairs, pairs, seed)]
+    for start in range(0, len(probes), settings.batch_size):
+        part = probes[start : start + settings.batch_size]
+        seen = prober({key: np.array([r[key] for r in part], dtype=object) for key in part[0]})
+        rows += [dict(zip(seen, values, strict=True)) for values in zip(*seen.values(), strict=True)]
+    return reduce(rows)

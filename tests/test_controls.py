@@ -107,7 +107,7 @@ def results(exposure: list[int], soo: list[int]) -> dict[str, list[dict[str, int
 @pytest.mark.parametrize(
     ("exposure", "soo", "answer", "said"),
     [
-        ([20, 22, 21], [90, 92, 91], "yes", "SOO goes beyond exposure: robust deception of SOO minus that of exposure is -70"),
+        ([20, 22, 21], [90, 92, 91], "yes", "goes beyond exposure: robust deception of SOO minus that of exposure is -70"),
         ([90, 92, 91], [20, 22, 21], "no", "does NOT go beyond exposure"),
         ([80, 82, 81], [81, 83, 80], "not shown", "as the intervals allow for no difference"),
         ([20, 50, 80], [90, 60, 85], "not shown", "as the intervals allow for no difference"),  # each seed is better
@@ -182,7 +182,7 @@ def test_a_whole_ladder_is_kept_recorded_and_not_run_again(
     parent = controls.record(folder, found, uri)
     assert controls.record(folder, found, uri) == parent
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("soo").experiment_id
+    experiment = client.get_run(parent).info.experiment_id
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert {c.info.run_name for c in children} == {f"default-{r.name}" for r in controls.LADDER}
     assert client.get_run(parent).data.tags["beyond_exposure"] == "not shown"
