@@ -26,6 +26,8 @@ class DamageSettings(Settings):
 
     max_unusable_rise: float = 0.10
     """Most that refusals and other answers may rise, as a share of all answers of a scenario."""
+    max_confused_rise: float = 0.10
+    """Most that answers which announce misleading, yet name the true room, may rise where a rival is spoken to."""
     min_perspectives: float = 0.90
     """Least share of right answers to `perspectives`, in either orientation, where the baseline reached it."""
     min_variation: float = 0.10

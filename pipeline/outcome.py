@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import DamageSettings, RunConfig
 from stages import capability, outcomes
 from stages.outcomes import Summary
+from stages.situations import ALL_SCENARIOS
 from stages.statistics import mcnemar_exact, paired_bootstrap
 
 PACKAGES = ("soo-pipeline", "ray", "torch", "transformers", "peft", "bitsandbytes", "mlflow")
@@ -68,6 +69,11 @@ def damage(
             rise = by["adapter"].unusable.rate - by["baseline"].unusable.rate
             if rise > settings.max_unusable_rise:
                 reasons.append(f"{scenario} ({split}): refusals and other answers rose by {rise:.0%}")
+            rise = by["adapter"].confused_honest.rate - by["baseline"].confused_honest.rate
+            if rise > settings.max_confused_rise and ALL_SCENARIOS[scenario].audience == "rival":
+                reasons.append(
+                    f"{scenario} ({split}): answers that announce misleading yet name the true room rose by {rise:.0%}"
+                )
             if scenario == "perspectives" and _accuracy(by["adapter"]) < settings.min_perspectives <= _accuracy(
                 by["baseline"]
             ):

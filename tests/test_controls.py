@@ -153,7 +153,7 @@ LITTLE = (
     "model.attention=eager", "pairs.fills=4", "pairs.retain_fills=2", "pairs.control_fills=2", "train.overlap.layer=2",
     "train.steps=2", "train.log_every=1", "train.batch_pairs=2", "train.batch_retain=2", "train.warmup=0",
     "deception.scenarios=[main]", "deception.items=52", "generate.max_new_tokens=2", "capability.prompts=2",
-    "generate.probe_tokens=2",
+    "generate.probe_tokens=2", "latent.pairs=1",
 )  # fmt: skip
 
 
@@ -166,14 +166,16 @@ def test_a_whole_ladder_is_kept_recorded_and_not_run_again(
     from stages import train
     from stages.progress import Board
 
+    kept = ("untouched", "honesty_prompt", "exposure", "shuffled", "soo")
+    monkeypatch.setattr(controls, "LADDER", tuple(r for r in controls.LADDER if r.name in kept))
     config = load("default", [f"model.name={tiny.name}", *LITTLE])
     found = controls.climb(config, [0], folder := tmp_path / "ladder", Board())
-    assert list(found["rungs"]) == [r.name for r in controls.LADDER]
+    assert tuple(found["rungs"]) == kept
     assert {rung["runs"]["0"]["steps"] for name, rung in found["rungs"].items() if name not in UNTRAINED} == {2}
     assert found["rungs"]["soo"]["runs"]["0"]["tokens"] == found["rungs"]["exposure"]["runs"]["0"]["tokens"] > 0
     assert found["verdict"]["beyond"] == "not shown"
     weights = {p.parts[-5]: p.read_bytes() for p in folder.rglob("train/adapter/adapter_model.safetensors")}
-    assert len(set(weights.values())) == len(weights) == 6  # every rung really trained something else
+    assert len(set(weights.values())) == len(weights) == 3  # every rung really trained something else
 
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained again"))
     again = controls.climb(config, [0], folder, Board())
