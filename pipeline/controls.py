@@ -13,6 +13,7 @@ from pipeline import ladder, tracking
 from pipeline import run as runs
 from pipeline.artifacts import fingerprint, writable, write_json
 from pipeline.config import RunConfig, load, to_yaml, validated
+from pipeline.families import record_parent
 from stages import pairs, train
 from stages.errors import UserError
 from stages.model import count_layers
@@ -152,7 +153,7 @@ def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def record(folder: Path, found: Mapping[str, Any], uri: str) -> str:
     """One MLflow parent for the ladder, with a child for each of its runs; its id. Recorded once, however often done."""
     note = ladder.verdict(found)
-    parent = tracking.record_parent(
+    parent = record_parent(
         folder,
         uri,
         found["config"]["tracking"]["experiment"],

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import outcome, report_parts, tracking
 from pipeline.artifacts import writable
+from pipeline.families import attach
 from pipeline.page import Section, Table, Text, write
 from pipeline.report import headline, is_organism, percent, verdict
 from stages import outcomes
@@ -54,7 +55,7 @@ def _attach(folder: Path, ladders: Sequence[Path], files: Sequence[Path]) -> lis
             run_id = tracking.record(folder, uri) if uri else None
         if not uri or not run_id:
             return []
-        tracking.attach(run_id, uri, settings.experiment, files)
+        attach(run_id, uri, settings.experiment, files)
         return [f"MLflow   attached to {run_id}"]
     except UserError as error:
         return [f"MLflow   not attached ({error})"]

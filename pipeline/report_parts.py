@@ -13,6 +13,7 @@ from pipeline.config import to_yaml, validated
 from pipeline.outcome import read_answers
 from pipeline.page import Block, Image, Listing, Section, Table, Text
 from pipeline.report import CONDITIONS, headline, ordered, percent, result_split
+from pipeline.tracking import PASSWORD
 from stages import outcomes
 
 DRAWN = 20
@@ -185,7 +186,10 @@ def _record(folder: Path, run: Run) -> list[Block]:
         Text(f"Cost: {cost}; {sum(seconds.values()):.0f} s in all, on the machine that ran it."),
         Table(("package", "version"), [[k, str(v)] for k, v in run["versions"].items()]),
         Table(("file", "SHA-256"), hashes),
-        Listing("The resolved config: soo run with this file repeats the run", to_yaml(validated(run["config"]))),
+        Listing(
+            "The resolved config: soo run with this file repeats the run",
+            PASSWORD.sub("", to_yaml(validated(run["config"]))),
+        ),
     ]
 
 

@@ -12,7 +12,7 @@ import shlex
 import sqlite3
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,37 +68,13 @@ def record(folder: Path, uri: str | None = None, parent: str | None = None) -> s
     return run_id
 
 
-def record_parent(
-    folder: Path, uri: str, experiment: str, found: Mapping[str, Any], tags: Mapping[str, str],
-    metrics: Mapping[str, float], texts: Mapping[str, str], files: Sequence[Path],
-) -> str:  # fmt: skip
-    """The id of an MLflow run that stands for several, with what they came to together. Found again, not doubled."""
+@contextlib.contextmanager
+def session(uri: str, experiment: str) -> "Iterator[tuple[MlflowClient, str]]":
+    """Within, a client and the experiment's id, for other records than of single runs; errors become UserErrors."""
     with _complaints(uri):
-        client, place = _open(uri, experiment)
+        client, experiment_id = _open(uri, experiment)
         with _patience(retries=2, seconds=30):
-            key = _identity(folder, found)
-            for run in client.search_runs([place], f"tags.`{FINGERPRINT}` = '{key}'", max_results=1):
-                if run.info.status == "FINISHED":
-                    return str(run.info.run_id)
-                client.delete_run(run.info.run_id)
-            run_id = str(client.create_run(place, tags={FINGERPRINT: key, **tags}, run_name=folder.name).info.run_id)
-            for name, value in metrics.items():
-                client.log_metric(run_id, name, value)
-            for name, text in texts.items():
-                client.log_text(run_id, PASSWORD.sub("", text), name)
-            for file in files:
-                client.log_artifact(run_id, str(file))
-            client.set_terminated(run_id)
-    return run_id
-
-
-def attach(run_id: str, uri: str, experiment: str, files: Sequence[Path]) -> None:
-    """Add files to an MLflow run that is recorded."""
-    with _complaints(uri):
-        client, _ = _open(uri, experiment)
-        with _patience(retries=2, seconds=30):
-            for file in files:
-                client.log_artifact(run_id, str(file))
+            yield client, experiment_id
 
 
 def ui_command(uri: str) -> str:

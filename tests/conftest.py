@@ -120,6 +120,17 @@ def cluster() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database to be copied: to make one takes seconds."""
+    from pipeline import tracking
+    from pipeline.config import TrackingSettings
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    tracking.check(TrackingSettings(), folder)
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs, training and answers by the same code without Ray, whose start-up would be all that a tiny run takes."""

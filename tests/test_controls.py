@@ -1,6 +1,7 @@
 """The control ladder: what each rung changes, what the verdict makes of planted results, and a whole ladder once."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,12 @@ LITTLE = (
 )  # fmt: skip
 
 
+def mlflow_text(client: Any, run_id: str, name: str, folder: Path) -> str:
+    return Path(client.download_artifacts(run_id, name, str(folder))).read_text()
+
+
 def test_a_whole_ladder_is_kept_recorded_and_not_run_again(
-    tiny: ModelSettings, in_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: ModelSettings, in_process: None, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
 
@@ -180,7 +185,10 @@ def test_a_whole_ladder_is_kept_recorded_and_not_run_again(
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained again"))
     again = controls.climb(config, [0], folder, Board())
     assert again["rungs"] == found["rungs"]
+    shutil.copy(database, tmp_path)
     uri = tracking.check(config.tracking, tmp_path)
+    found["config"]["tracking"]["uri"] = "https://me:hush@tracking.example"
+    (folder / "controls.json").write_text(json.dumps(found))
     parent = controls.record(folder, found, uri)
     assert controls.record(folder, found, uri) == parent
     client = MlflowClient(uri)
@@ -188,4 +196,5 @@ def test_a_whole_ladder_is_kept_recorded_and_not_run_again(
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert {c.info.run_name for c in children} == {f"default-{r.name}" for r in controls.LADDER}
     assert client.get_run(parent).data.tags["beyond_exposure"] == "not shown"
+    assert "hush" not in mlflow_text(client, parent, "controls.json", tmp_path)
     assert {f.path for f in client.list_artifacts(parent)} >= {"controls.json", "controls.png", "controls.txt"}

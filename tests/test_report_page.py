@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,15 +139,27 @@ def test_seeds_of_one_recipe_are_taken_together_and_others_are_not(run: Path, tm
     assert "not the seeds of one recipe" in text
 
 
+def test_passwords_are_on_no_page(run: Path, tmp_path: Path) -> None:
+    config = outcome.load(run)["config"]
+    config["tracking"] |= {"uri": "https://me:hush@tracking.example"}
+    _, sections = report_page.compose([altered(run, tmp_path / "secret", config=config)], [])
+    for text in (to_html("", sections), to_markdown("", sections, "")[0]):
+        assert "tracking.example" in text
+        assert "hush" not in text
+
+
 def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path), "--no-mlflow"]) == 2
     assert "is not a finished run" in capsys.readouterr().err
 
 
-def test_the_page_is_attached_to_the_mlflow_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_attached_to_the_mlflow_run(
+    database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mlflow import MlflowClient
 
     folder = finished(tmp_path / "runs" / "made-1", adapter=False)
+    shutil.copy(database, tmp_path / "runs")
     assert main(["report", str(folder)]) == 0
     run_id = capsys.readouterr().out.split("attached to ")[1].strip()
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")

@@ -3,6 +3,7 @@
 The list is "What the replications found" in the project's notes on what was published; one block below for each entry.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,11 @@ def test_a_site_that_collapsed_after_training_is_seen_and_marked(tiny: ModelSett
     assert metrics.flat(found)["latent/variation"] < 0.01
 
 
-def test_a_collapse_is_marked_in_mlflow(tmp_path: Path) -> None:
+def test_a_collapse_is_marked_in_mlflow(database: Path, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     folder = finished(tmp_path / "runs" / "made-1")
+    shutil.copy(database, folder.parent)
     found = outcome.compose(load("default"), folder / "answers" / "answers", {"variation": 0.02})
     write_json(folder / "outcome.json", found | {"seconds": {}, "paths": {}})
     uri = tracking.check(TrackingSettings(), folder.parent)
