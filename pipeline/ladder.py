@@ -11,7 +11,7 @@ from pipeline.config import RunConfig
 from pipeline.report import is_organism, percent, result_split
 from stages import outcomes
 from stages.comparison import Sample, compare, sample
-from stages.statistics import across_seeds
+from stages.statistics import across_seeds, wilson
 from stages.train import tokens_seen
 
 Ladder = Mapping[str, Any]
@@ -87,12 +87,21 @@ def _rung(config: RunConfig, folder: Path, runs: Mapping[int, Path], found: Mapp
 
 
 def _rate(found: Sample) -> dict[str, float]:
-    """Mean over seeds with its interval, and the standard deviation of the seeds' shares."""
+    """Mean over seeds with its interval, and the standard deviation of the seeds' shares.
+
+    The interval is no narrower than Wilson's of one seed: at 0 or 100 % no resampling finds any width.
+    """
     table = [[float(hit) for hit in items.values()] for items in found.values.values()]
     over = across_seeds(table, [[0.0] * len(row) for row in table], seed=0)
     shares = list(found.shares().values())
     spread = statistics.stdev(shares) if len(shares) > 1 else 0.0
-    return {"mean": over.difference, "low": max(0.0, over.low), "high": over.high, "sd": spread}
+    one = wilson(round(over.difference * over.items), over.items)
+    return {
+        "mean": over.difference,
+        "low": max(0.0, min(over.low, one.low)),
+        "high": max(over.high, one.high),
+        "sd": spread,
+    }
 
 
 def _run(folder: Path, place: Path) -> dict[str, Any]:
@@ -190,7 +199,7 @@ def table(found: Ladder) -> str:
     lines += [
         "",
         "Each rung differs from the recipe in one thing; optimizer steps, adapter, seeds and items are the same.",
-        "Intervals over seeds and items, the wider of bootstrap and Student's; untrained rungs over items alone.",
+        "Intervals over seeds and items, the wider of bootstrap and Student's; untrained rungs over items alone, Wilson's.",
     ]
     return "\n".join(lines)
 

@@ -15,7 +15,7 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-
 p.verdict { font-size: 1.08rem; border-left: 4px solid #0072B2; padding: .5rem .9rem; background: #f3f7fb; }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .32rem .55rem; border-bottom: 1px solid #e4e4e4;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
 th { background: #f6f6f6; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 img { max-width: 100%; height: auto; } pre { background: #f6f6f6; padding: .8rem; font-size: .8rem; overflow-x: auto; }
 details summary { cursor: pointer; color: #0072B2; }
@@ -99,7 +99,8 @@ def _html(block: Block) -> str:
         )
 
     rows = "\n".join(cells(row, "td") for row in block.rows)
-    return f"<table><thead>{cells(block.head, 'th')}</thead><tbody>\n{rows}\n</tbody></table>"
+    head = f"<thead>{cells(block.head, 'th')}</thead>" if any(block.head) else ""
+    return f"<table>{head}<tbody>\n{rows}\n</tbody></table>"
 
 
 def to_markdown(title: str, sections: Sequence[Section], pictures: str) -> tuple[str, dict[str, bytes]]:
