@@ -53,7 +53,7 @@ def test_what_depends_on_no_seed_serves_for_all_and_another_scenario_pairs_by_nu
     ids=["seeds", "rows", "label", "sample", "compare"],
 )  # fmt: skip
 def test_choosing_and_confirming_items_are_never_mixed(mix: Any) -> None:
-    with pytest.raises(UserError, match=r"never mixed|stands among those for"):
+    with pytest.raises(UserError, match=r"never mixed|stands among the"):
         mix()
 
 
