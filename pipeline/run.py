@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import outcome, report
+from pipeline import cards, outcome, report
 from pipeline.artifacts import Mark, digest, fingerprint, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
 from stages import deception, generate, latent, pairs, train
@@ -68,7 +68,9 @@ def train_and_evaluate(
     marks = {"pairs": prompts, "train": tuned, "answers": asked}
     if config.latent.after:
         marks["latent"] = look_inside(config, folder, adapter, [tuned.fingerprint], board)
-    return conclude(config, folder, marks, tuned.facts)
+    found = conclude(config, folder, marks, tuned.facts)
+    cards.write(folder, pairs_folder, found, prompts.facts)
+    return found
 
 
 def fine_tune(config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark, board: Board) -> Mark:

@@ -146,7 +146,7 @@ def test_figure_and_table_of_a_ladder(tmp_path: Path) -> None:
     ladder.figure(found, tmp_path / "controls.png")
     assert matplotlib.image.imread(tmp_path / "controls.png").shape[1] == 1400
     row = next(line for line in ladder.table(found).splitlines() if line.startswith("exposure "))
-    assert row.split()[1:6] == ["3", "10", "1000", "79.0", "[71-87]"]
+    assert row.split()[1:6] == ["3", "10", "1000", "79.0", "[70-87]"]
     assert ladder.metrics(found)["beyond/exposure/robust_deception"] == pytest.approx(-0.7)
 
 
