@@ -53,8 +53,8 @@ def dataset_card(outcome: Outcome, counts: Mapping[str, int]) -> str:
         {"language": ["en"], "tags": ["self-other-overlap", "synthetic", "soo-pipeline"], "size_categories": ["n<1K"]},
         f"Training prompts of {outcome['name']}, seed {outcome['seed']}",
         {
-            "What": "Synthetic prompts made from templates and word lists; no answers, no people's data. `overlap` rows have "
-                    "a self and another side, `name_control` two others, `retain` one prompt whose behaviour must not "
+            "What": "Synthetic prompts made from templates and word lists; no answers, no people's data. `overlap` rows "
+                    "have a self and another side, `name_control` two others, `retain` one prompt whose behaviour must not "
                     f"move.\n\n{kinds}",
             "How": f"Templates: {', '.join(pairs['templates'])}; {pairs['fills']} fills each; pairing {pairs['pairing']}. "
                    "The published templates are those of arXiv 2412.16325, section 3.1; all others, and all words, are "
