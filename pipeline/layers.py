@@ -72,7 +72,7 @@ def table(found: Mapping[str, Any], config: RunConfig) -> str:
         for c in conditions:
             values = [found["distance"][c][kind][module][pooling][number] for kind in KINDS]
             for width, value in zip((12, 10, 12, 10), values, strict=True):
-                row += f"{value:>{width}.4f}"
+                row += f"{value:>{width}.2g}"
             row += f"{specific[c][number]:>8.2f}"
         lines.append(row)
     proposal = propose(found, module, pooling)
