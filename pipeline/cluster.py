@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import socket
+import sys
 from collections.abc import Iterator
 
 from stages.errors import UserError
@@ -24,9 +26,11 @@ def connected(cpus: int | None = None) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _knock(address)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            os.environ["RAY_AUTH_MODE"] = "disabled"  # nobody else can reach it: it listens on loopback only
+            _stay_on_loopback()
+            os.environ["RAY_AUTH_MODE"] = "disabled"  # nobody on another machine can reach it
             ray.init(
                 "local",
                 num_cpus=cpus or os.cpu_count(),
@@ -35,7 +39,7 @@ def connected(cpus: int | None = None) -> Iterator[None]:
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "a private Ray on this machine"
         raise UserError(f"cannot use {where}: {str(error).strip().splitlines()[0]}") from error
     try:
@@ -43,6 +47,26 @@ def connected(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError within seconds if nobody listens there: Ray itself would wait without end."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def _stay_on_loopback() -> None:
+    """Let the Ray that is started next, and its gloo groups, listen on this machine only.
+
+    Ray takes `_node_ip_address=127.0.0.1` for the machine's outer address, except where it believes that there can be no
+    cluster (Ray issue 26293). Its processes read that from the environment, this one has read it on import.
+    """
+    from ray._private import ray_constants
+
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
 
 
 def _settle() -> None:

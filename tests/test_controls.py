@@ -152,6 +152,7 @@ def test_figure_and_table_of_a_ladder(tmp_path: Path) -> None:
 
 LITTLE = (
     "model.attention=eager", "pairs.fills=4", "pairs.retain_fills=2", "pairs.control_fills=2", "train.overlap.layer=2",
+    "train.lora.first_layer=0",
     "train.steps=2", "train.log_every=1", "train.batch_pairs=2", "train.batch_retain=2", "train.warmup=0",
     "deception.scenarios=[main]", "deception.items=52", "generate.max_new_tokens=2", "capability.prompts=2",
     "generate.probe_tokens=2", "latent.pairs=1",
