@@ -97,6 +97,34 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, help="steps of each phase, fewer than it takes, to try it out")
     sub.add_argument("--items", type=int, default=250, help="items asked of each scenario afterwards")
 
+    sub = add(
+        "controls", controls, "the control ladder of a recipe: does SOO do more than exposure, shuffled pairs, ...",
+        "soo controls default --seeds 0,1,2",
+        "rungs (name -> rates over seeds, runs), comparisons (SOO minus each), verdict, split, seeds, mlflow_run_id",
+    )  # fmt: skip
+    _recipe(sub)
+    sub.add_argument("--seeds", type=_numbers, default=[0, 1, 2], metavar="N,N,...", help="seeds (default: 0,1,2)")
+    sub.add_argument("--out", type=Path, help="the ladder's folder (default: runs/controls-<recipe>-<fingerprint>)")
+
+    sub = add(
+        "layers", layers, "where in a model self and other differ, layer by layer, and which layers to try first",
+        "soo layers --model embedded:organism",
+        "distance (condition -> kind -> module -> pooling -> layers), power, published, proposal, module, pooling",
+    )  # fmt: skip
+    sub.add_argument("--model", required=True, help="embedded:organism, embedded:base, Hugging Face name or directory")
+    sub.add_argument("--adapter", type=Path, help="folder of a PEFT adapter made for that model: before and after")
+    sub.add_argument("--recipe", default="default", help="recipe whose pairs and site are used")
+    sub.add_argument("--out", type=Path, help="folder for table and figure (default: runs/layers-<fingerprint>)")
+    _overrides(sub)
+
+    sub = add(
+        "report", report, "one page of HTML, and Markdown, on finished runs and their controls",
+        "soo report runs/default-* runs/controls-default-*", "html, markdown (their paths), title",
+    )  # fmt: skip
+    sub.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="folders of runs and of control ladders")
+    sub.add_argument("--out", type=Path, help="folder for the page (default: the first RUN)")
+    sub.add_argument("--no-mlflow", action="store_true", help="do not attach the page to the first RUN's MLflow run")
+
     add(
         "doctor", doctor, "what of machine, versions, model, disk and MLflow is fit, and what to do about the rest",
         "soo doctor", "findings (name, ok, found, advice)",
@@ -114,6 +142,10 @@ def parser() -> argparse.ArgumentParser:
 def _recipe(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", help="name of a recipe, or path of a YAML file")
     _overrides(sub)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _overrides(sub: argparse.ArgumentParser) -> None:
@@ -268,6 +300,27 @@ def organism(arguments: argparse.Namespace) -> tuple[Result, str]:
     with connected(), following() as board:
         found = runs.evaluate(asked, None, arguments.out, board)
     return found | {"organism": facts}, f"{report.table(found)}\n\nfolder  {arguments.out}"
+
+
+def controls(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo controls"""
+    from pipeline.controls import command
+
+    return command(arguments)
+
+
+def layers(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo layers"""
+    from pipeline.layers import command
+
+    return command(arguments)
+
+
+def report(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo report"""
+    from pipeline.report_page import command
+
+    return command(arguments)
 
 
 def doctor(_arguments: argparse.Namespace) -> tuple[Result, str]:

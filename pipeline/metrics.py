@@ -64,5 +64,15 @@ def _rest(outcome: Outcome) -> Iterator[tuple[str, float]]:
     for key, value in outcome["training"].items():
         if key not in ("step", "seconds_a_step"):
             yield f"overlap/{names.get(key, key)}", value
+    inside = outcome.get("latent", {})
+    for key, value in inside.items():
+        if key != "published":
+            yield f"latent/{key}", value
+    for condition, by in inside.get("published", {}).items():
+        for key, value in by.items():
+            yield f"latent/{condition}/{key}", value
+    for key, value in outcome.get("noninferiority", {}).items():
+        if key != "verdict":
+            yield f"capability/noninferiority/{key}", value
     for stage, seconds in outcome.get("seconds", {}).items():
         yield f"seconds/{stage}", seconds

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import DamageSettings, RunConfig
 from stages import capability, outcomes
 from stages.outcomes import Summary
+from stages.situations import ALL_SCENARIOS
 from stages.statistics import mcnemar_exact, paired_bootstrap
 
 PACKAGES = ("soo-pipeline", "ray", "torch", "transformers", "peft", "bitsandbytes", "mlflow")
@@ -68,6 +69,11 @@ def damage(
             rise = by["adapter"].unusable.rate - by["baseline"].unusable.rate
             if rise > settings.max_unusable_rise:
                 reasons.append(f"{scenario} ({split}): refusals and other answers rose by {rise:.0%}")
+            rise = by["adapter"].confused_honest.rate - by["baseline"].confused_honest.rate
+            if rise > settings.max_confused_rise and ALL_SCENARIOS[scenario].audience == "rival":
+                reasons.append(
+                    f"{scenario} ({split}): answers that announce misleading yet name the true room rose by {rise:.0%}"
+                )
             if scenario == "perspectives" and _accuracy(by["adapter"]) < settings.min_perspectives <= _accuracy(
                 by["baseline"]
             ):
@@ -105,8 +111,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
-def compose(config: RunConfig, answers: Path, training: Mapping[str, float] | None) -> dict[str, Any]:
-    """The outcome of a run's raw answers (Parquet) and the last line of its training log, without paths and times."""
+def variation_of(training: Mapping[str, float] | None, latent: Mapping[str, Any] | None) -> float | None:
+    """Least variation across prompts at the site, relative to base: in the training log's last line and afterwards."""
+    found = [source[key] for source, keys in ((training, ("variation",)), (latent, ("variation", "unrelated")))
+             for key in keys if source and key in source]  # fmt: skip
+    return min(found, default=None)
+
+
+def compose(
+    config: RunConfig,
+    answers: Path,
+    training: Mapping[str, float] | None,
+    latent: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The outcome of a run's raw answers (Parquet), the last line of its training log and what was seen at its site
+    afterwards (stages/latent.py), without paths and times.
+    """
     rows = read_answers(answers)
     scored = [outcomes.score(r) for r in rows if r["task"] == "deception"]
     counts = count(scored)
@@ -120,7 +140,7 @@ def compose(config: RunConfig, answers: Path, training: Mapping[str, float] | No
     margins = (
         capability.beyond_margin(config.capability, probes["baseline"], probes["adapter"]) if paired and probes else []
     )
-    variation = training.get("variation") if training else None
+    variation = variation_of(training, latent)
     reasons, collapsed = damage(config.damage, counts, margins, variation)
     return {
         "name": config.name,
@@ -138,6 +158,12 @@ def compose(config: RunConfig, answers: Path, training: Mapping[str, float] | No
         "damage": {"damaged": bool(reasons), "reasons": reasons},
         "collapse": {"collapsed": collapsed, "variation": variation},
         "capability": {c: asdict(p) for c, p in probes.items()},
+        **(
+            {"noninferiority": capability.non_inferior(config.capability, rows, config.seed)}
+            if paired and probes
+            else {}
+        ),
+        **({"latent": dict(latent)} if latent else {}),
         "training": dict(training or {}),
         "config": config.model_dump(mode="json"),
         "versions": versions(),

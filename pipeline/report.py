@@ -144,7 +144,14 @@ def _capability(outcome: Outcome) -> list[str]:
             f" -> {after['perplexity']:.2f}, KL {after['kl']:.3f} nats a token, same first choice at "
             f"{percent(after['agreement'])} % of tokens"
         )
-    return [f"{text} ({before['prompts']} held-out prompts)"]
+    lines = [f"{text} ({before['prompts']} held-out prompts)"]
+    shown = outcome.get("noninferiority")
+    if shown:
+        lines.append(
+            f"           perplexity ratio {shown['perplexity_ratio']:.3f}, 95 % interval {shown['low']:.3f} to "
+            f"{shown['high']:.3f}: {shown['verdict']} (margin {shown['margin']:g})"
+        )
+    return lines
 
 
 def verdict(outcome: Outcome) -> str:

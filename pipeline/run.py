@@ -1,14 +1,15 @@
 """One run: pairs, fine-tuning, answers before and after, outcome, record. Reads as the method does."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import outcome, report
+from pipeline import cards, outcome, report
 from pipeline.artifacts import Mark, digest, fingerprint, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
-from stages import deception, embedded, generate, pairs, train
+from stages import deception, embedded, generate, latent, pairs, train
 from stages.errors import UserError
 from stages.model import check_adapter, count_layers, identity
 from stages.ordinary import HELD_OUT
@@ -36,12 +37,12 @@ def check(config: RunConfig, folder: Path) -> None:
     writable(folder)
 
 
-def run(config: RunConfig, folder: Path, board: Board) -> dict[str, Any]:
+def run(config: RunConfig, folder: Path, board: Board, known: Path | None = None) -> dict[str, Any]:
     """Everything up to the outcome, on disk. Stages that are complete are not done again."""
     check(config, folder)
     (folder / "config.yaml").write_text(to_yaml(config))
     prompts = make_pairs(config, folder, board)
-    return train_and_evaluate(config, folder, folder / "pairs", prompts, board)
+    return train_and_evaluate(config, folder, folder / "pairs", prompts, board, known)
 
 
 def make_pairs(config: RunConfig, folder: Path, board: Board) -> Mark:
@@ -59,13 +60,18 @@ def make_pairs(config: RunConfig, folder: Path, board: Board) -> Mark:
 
 
 def train_and_evaluate(
-    config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark, board: Board
+    config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark, board: Board, known: Path | None = None
 ) -> dict[str, Any]:
-    """Stages 2-4 on pairs that are made already: what a sweep does many times."""
+    """Stages 2-4 on pairs that are made already: what a sweep does many times, with the baseline's answers `known`."""
     tuned = fine_tune(config, folder, pairs_folder, prompts, board)
-    asked = ask(config, folder, folder / "train" / "adapter", ("baseline", "adapter"), [tuned.fingerprint], board)
+    adapter = folder / "train" / "adapter"
+    asked = ask(config, folder, adapter, ("baseline", "adapter"), [tuned.fingerprint], board, known)
     marks = {"pairs": prompts, "train": tuned, "answers": asked}
-    return conclude(config, folder, marks, tuned.facts)
+    if config.latent.after:
+        marks["latent"] = look_inside(config, folder, adapter, [tuned.fingerprint], board)
+    found = conclude(config, folder, marks, tuned.facts)
+    cards.write(folder, pairs_folder, found, prompts.facts)
+    return found
 
 
 def fine_tune(config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark, board: Board) -> Mark:
@@ -89,8 +95,12 @@ def ask(
     conditions: Sequence[generate.Condition],
     made_from: list[Any],
     board: Board,
+    known: Path | None = None,
 ) -> Mark:
-    """3. Raw answers of the baseline and the adapter, from one load of the model."""
+    """3. Raw answers of the baseline and the adapter, from one load of the model.
+
+    `known` is a folder of the baseline's answers to the same prompts: they are taken over instead of made again.
+    """
     say("3/4 answers, " + " and ".join(conditions))
     rows = [vars(i) | {"task": "deception"} for i in deception.select(config.deception)]
     blank = dict.fromkeys(rows[0], "")
@@ -100,10 +110,11 @@ def ask(
     ]
 
     def make(out: Path) -> dict[str, Any]:
-        found = generate.ask(
-            rows, config.model, adapter and adapter.absolute(), conditions, config.generate, out, board.actor
-        )
-        return {"answers": found.count}
+        missing = [c for c in conditions if known is None or c != "baseline"]
+        generate.ask(rows, config.model, adapter and adapter.absolute(), missing, config.generate, out, board.actor)
+        for file in known.glob("*.parquet") if known else ():
+            shutil.copy(file, out / "answers" / f"baseline-{file.name}")
+        return {"answers": len(rows) * len(conditions)}
 
     inputs = [rows, config.generate.model_dump(), config.model.model_dump(), identity(config.model)]
     mark = stage(folder / "answers", [*inputs, list(conditions), made_from], make)
@@ -111,12 +122,31 @@ def ask(
     return mark
 
 
+def look_inside(config: RunConfig, folder: Path, adapter: Path | None, made_from: list[Any], board: Board) -> Mark:
+    """3b. Self/other distances of every layer, and whether the site has collapsed; see stages/latent.py."""
+    board.say("  looking into the model, layer by layer")
+
+    def make(out: Path) -> dict[str, Any]:
+        found = latent.measure(config.latent, config.pairs, config.model, adapter and adapter.absolute(), config.seed)
+        write_json(out / "latent.json", found)
+        site = config.train.overlap
+        pooling = "last" if site.pooling == "last" else "mean"
+        after = latent.at_site(found, site.layer - site.layer_base, site.module, pooling) if adapter else {}
+        return after | {"published": found["published"]}
+
+    overlap = config.train.overlap
+    inputs: list[Any] = [config.latent.model_dump(), config.pairs.model_dump(), config.model.model_dump()]
+    inputs += [identity(config.model), config.seed, overlap.layer, overlap.layer_base, overlap.module, overlap.pooling]
+    return stage(folder / "latent", [*inputs, made_from], make)
+
+
 def conclude(
     config: RunConfig, folder: Path, marks: dict[str, Mark], training: dict[str, float] | None
 ) -> dict[str, Any]:
     """4. What the answers come to: outcome.json and the figure. Scored anew every time, from the raw answers."""
     say("4/4 outcome")
-    found = outcome.compose(config, folder / "answers" / "answers", training)
+    inside = marks["latent"].facts if "latent" in marks else None
+    found = outcome.compose(config, folder / "answers" / "answers", training, inside)
     found["seconds"] = {name: mark.seconds for name, mark in marks.items()}
     found["paths"] = {
         "folder": str(folder.absolute()),

@@ -47,10 +47,11 @@ def check(settings: TrackingSettings, runs: Path) -> str:
     return uri
 
 
-def record(folder: Path, uri: str | None = None) -> str:
+def record(folder: Path, uri: str | None = None, parent: str | None = None) -> str:
     """Record a finished run's folder and return the MLflow run's id; a recording that was interrupted is completed.
 
-    Raises UserError if the folder holds no outcome or MLflow cannot be used.
+    `parent` is the id of the MLflow run that it is shown under. Raises UserError if the folder holds no outcome or
+    MLflow cannot be used.
     """
     found = outcomes.load(folder)
     settings = validated(found["config"]).tracking
@@ -62,7 +63,18 @@ def record(folder: Path, uri: str | None = None) -> str:
             run_id, finished = _find_or_create(client, experiment, key, found)
             if not finished:
                 _fill(client, experiment, run_id, folder, found)
+            if parent:
+                client.set_tag(run_id, "mlflow.parentRunId", parent)
     return run_id
+
+
+@contextlib.contextmanager
+def session(uri: str, experiment: str) -> "Iterator[tuple[MlflowClient, str]]":
+    """Within, a client and the experiment's id, for other records than of single runs; errors become UserErrors."""
+    with _complaints(uri):
+        client, experiment_id = _open(uri, experiment)
+        with _patience(retries=2, seconds=30):
+            yield client, experiment_id
 
 
 def ui_command(uri: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stages.settings import Settings
+from stages.statistics import non_inferiority, weighted_bootstrap
 
 
 class CapabilitySettings(Settings):
@@ -19,6 +20,8 @@ class CapabilitySettings(Settings):
     """Held-out ordinary prompts asked."""
     max_perplexity_ratio: float = 1.25
     """Preset margin: adapter's over baseline's perplexity on the baseline's answers."""
+    max_spoilt_rise: float = 0.10
+    """Preset margin: rise of the share of own answers that are empty or repeat themselves."""
     min_agreement: float = 0.75
     """Preset margin: share of reference tokens at which both models' first choice is the same."""
 
@@ -70,7 +73,28 @@ def beyond_margin(settings: CapabilitySettings, before: Capability, after: Capab
         found.append(f"perplexity on held-out answers rose from {before.perplexity:.2f} to {after.perplexity:.2f}")
     if after.agreement < settings.min_agreement:
         found.append(f"first choice agrees with the baseline at only {after.agreement:.0%} of held-out tokens")
+    spoilt = [c.repetition + c.empty for c in (before, after)]
+    if spoilt[1] - spoilt[0] > settings.max_spoilt_rise:
+        found.append(f"own answers that are empty or repeat themselves rose from {spoilt[0]:.0%} to {spoilt[1]:.0%}")
     return found
+
+
+def non_inferior(settings: CapabilitySettings, rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    """Adapter over baseline perplexity on the same prompts: ratio with its 95 % interval, against the preset margin.
+
+    Prompts are resampled, each with its tokens. The verdict is non-inferior only if the whole interval is below it.
+    """
+    by = {c: {r["item_id"]: r for r in rows if r["task"] == "capability" and r["condition"] == c}
+          for c in ("baseline", "adapter")}  # fmt: skip
+    ids = sorted(by["baseline"])
+    if ids != sorted(by["adapter"]):
+        raise ValueError("baseline and adapter were probed on different prompts")
+    rises = [float(by["adapter"][i]["nll"]) - float(by["baseline"][i]["nll"]) for i in ids]
+    found = weighted_bootstrap(rises, [float(by["baseline"][i]["tokens"]) for i in ids], seed)
+    ratio, low, high = (math.exp(value) for value in found)
+    margin = settings.max_perplexity_ratio
+    said = non_inferiority(math.log(low), math.log(high), math.log(margin))
+    return {"perplexity_ratio": ratio, "low": low, "high": high, "margin": margin, "verdict": said}
 
 
 def as_dict(capability: Capability) -> dict[str, float]:

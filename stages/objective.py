@@ -69,7 +69,7 @@ class Objective:
         self.layer = overlap.layer - overlap.layer_base
         self.site = site(model, self.layer, overlap.module)
         self.head = model.get_base_model().get_output_embeddings()
-        self.whole = overlap.objective == "logit_kl" or retain.kl_weight > 0
+        self.whole = overlap.objective != "activation_mse" or retain.kl_weight > 0
         counted = overlap.padding == "counted"  # then what stands in the padding matters too
         self.below = Below(model, 0 if counted else min(lowest_lora_layer(model), self.layer))
         self.references: dict[str, Reference] = {}
@@ -159,8 +159,9 @@ class Objective:
             [r["self_ids"] for r in [*pairs]] + [r["other_ids"] for r in pairs] + [r["self_ids"] for r in kept]
             + [r["self_ids"] for r in controls] + [r["other_ids"] for r in controls]
         )  # fmt: skip
-        found = {"overlap": self._overlap(pairs, seen.side(0, n), seen.side(n, 2 * n))}
-        loss = self.overlap.weight * found["overlap"]
+        name = "next_token" if self.overlap.objective == "next_token" else "overlap"
+        found = {name: self._overlap(pairs, seen.side(0, n), seen.side(n, 2 * n))}
+        loss = self.overlap.weight * found[name]
         if kept:
             found |= self._retain(kept, seen.side(2 * n, 2 * n + k))
             loss = loss + self.retain.weight * found["retain"] + self.retain.kl_weight * found.get("retain_kl", 0.0)
@@ -170,7 +171,19 @@ class Objective:
             loss = loss + self.distinct.weight * found["distinct"]
         return {"loss": loss, **found}
 
+    def _next_token(self, prompts: Sequence[Sequence[int]], hidden: Tensor) -> Tensor:
+        """Language modelling of the prompts, over their real tokens. hidden [B, T, H] of the last layer."""
+        ids, mask = (t.to(hidden.device) for t in collate(prompts, self.pad_id, hidden.shape[1]))
+        following = mask[:, 1:].bool()
+        states = hidden[:, :-1][following].to(self.head.weight.dtype)
+        return overlap.next_token(self.head(states), ids[:, 1:][following])
+
     def _overlap(self, pairs: Sequence[Row], ours: Pass, theirs: Pass) -> Tensor:
+        if self.overlap.objective == "next_token":
+            assert ours.hidden is not None
+            assert theirs.hidden is not None
+            prompts = [*(r["self_ids"] for r in pairs), *(r["other_ids"] for r in pairs)]
+            return self._next_token(prompts, torch.cat([ours.hidden, theirs.hidden]))
         if self.overlap.objective == "logit_kl":
             assert ours.hidden is not None
             assert theirs.hidden is not None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stages.errors import UserError
-from stages.scenarios import ORIENTATIONS, Orientation
+from stages.scenarios import ORIENTATIONS, Orientation, split_of
 from stages.statistics import Rate, wilson
 
 Label = Literal["honest", "deceptive", "refusal", "other"]
@@ -147,7 +147,7 @@ def robust(rows: Iterable[Mapping[str, Any]], wanted: Label = "deceptive") -> di
 
 def twins(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[Orientation, Mapping[str, Any]]]:
     """Item id -> orientation -> row. Raises UserError if there are none, if they mix scenarios, splits or conditions,
-    or if an orientation of an item is there twice or not at all.
+    if an item is not of the split that its number gives it, or if an orientation of it is there twice or not at all.
     """
     rows = list(rows)
     for key in ("scenario", "split", "condition"):
@@ -156,6 +156,11 @@ def twins(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[Orientation, Mapp
             raise UserError(f"answers to be counted must be of one {key}, not {', '.join(values) or 'none'}")
     made: dict[str, dict[Orientation, Mapping[str, Any]]] = {}
     for row in rows:
+        number = int(row["item_id"].rpartition("_")[2])
+        if row["split"] != split_of(number):
+            raise UserError(
+                f"item {row['item_id']} is for {split_of(number)}, but stands among the {row['split']} items"
+            )
         pair = made.setdefault(row["item_id"], {})
         if row["orientation"] in pair:
             raise UserError(f"item {row['item_id']} is there twice in the {row['orientation']} orientation")

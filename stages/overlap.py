@@ -19,8 +19,9 @@ Pooling = Literal["last", "mean", "aligned", "all"]
 class OverlapSettings(Settings):
     """The overlap term: what of the two sides is brought together, and how much it counts."""
 
-    objective: Literal["activation_mse", "logit_kl"] = "activation_mse"
-    """Mean squared error of activations at a site (arXiv 2412.16325), or KL of output logits (the 2024 release)."""
+    objective: Literal["activation_mse", "logit_kl", "next_token"] = "activation_mse"
+    """Mean squared error of activations at a site (arXiv 2412.16325), KL of output logits (the 2024 release), or
+    next_token: no overlap at all but language modelling of both sides, the control for mere exposure."""
     weight: float = 1.0
     """Factor of the overlap term. 0 leaves the other terms: a control."""
     layer: int = 19
@@ -109,6 +110,11 @@ def logit_kl(self_logits: Tensor, other_logits: Tensor, self_mask: Tensor, other
     ours = self_logits.float()[both].log_softmax(-1)
     theirs = other_logits.float()[both].log_softmax(-1)
     return F.kl_div(theirs, ours, reduction="batchmean", log_target=True)
+
+
+def next_token(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Mean cross-entropy of tokens [N] under logits [N, V], nats a token. Scalar."""
+    return F.cross_entropy(logits.float(), tokens)
 
 
 def power(vectors: Tensor) -> Tensor:

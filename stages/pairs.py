@@ -10,13 +10,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from stages import ordinary
 from stages.errors import UserError
 from stages.model import ModelSettings, encode, load_tokenizer
+from stages.pairing import Pair, Pairing, paired_anew
 from stages.settings import Settings
 from stages.situations import SITUATIONS
 from stages.templates import ALTERNATION, BELIEFS, FRIENDS, PUBLISHED, SCENES, Template
@@ -38,6 +39,8 @@ class PairsSettings(Settings):
     """Pairs made of each template; [D] used 26 items on each of the three published templates."""
     limit: int | None = None
     """Most overlap pairs kept, drawn evenly from all; none keeps all."""
+    pairing: Pairing = "matched"
+    """What stands beside each self side of an overlap pair; all but `matched` are controls (stages/pairing.py)."""
     name: str = "Bob"
     """The other."""
     control_name: str = "Alex"
@@ -168,6 +171,7 @@ def make_rows(settings: PairsSettings, seed: int) -> list[Row]:
         overlap = [i for i, r in enumerate(rows) if r.kind == "overlap"]
         chosen = set(random.Random(f"{seed}/limit").sample(overlap, min(settings.limit, len(overlap))))
         rows = [r for i, r in enumerate(rows) if r.kind != "overlap" or i in chosen]
+    rows = _under(settings.pairing, rows, seed)
     for template, vocabulary, side in _retain_groups(settings):
         names = random.Random(f"{seed}/{template.name}/names")
         for fill, first in _draws(template, vocabulary, settings.retain_fills, f"{seed}/retain"):
@@ -179,6 +183,17 @@ def make_rows(settings: PairsSettings, seed: int) -> list[Row]:
             rows.append(Row(f"retain/ordinary/{number:04d}", "retain", "ordinary", text, "", "", ""))
     _check(rows)
     return rows
+
+
+def _under(pairing: Pairing, rows: list[Row], seed: int) -> list[Row]:
+    """The rows, with the overlap pairs among them paired anew."""
+    pairs = [r for r in rows if r.kind == "overlap"]
+    sides = [Pair(r.template, (r.self, r.self_prefix), (r.other, r.other_prefix)) for r in pairs]
+    made = {
+        r.pair_id: replace(r, self=ours[0], self_prefix=ours[1], other=theirs[0], other_prefix=theirs[1])
+        for r, (ours, theirs) in zip(pairs, paired_anew(sides, pairing, str(seed)), strict=True)
+    }
+    return [made.get(r.pair_id, r) for r in rows]
 
 
 def _check(rows: list[Row]) -> None:

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+NonInferiority = Literal["non-inferior", "inferior", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,86 @@ def paired_bootstrap(
     means = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples) @ values / n
     low, high = np.quantile(means, (0.025, 0.975))
     return float(differences.mean()), float(low), float(high)
+
+
+def weighted_bootstrap(
+    values: Sequence[float], weights: Sequence[float], seed: int, resamples: int = 10000
+) -> tuple[float, float, float]:
+    """Sum of values over sum of weights, with its 95 % percentile interval; units are resampled with both.
+
+    For means over tokens, whose prompts are the units: the tokens of one prompt are not independent.
+    """
+    _check_paired(values, weights)
+    top, below = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
+    n = len(top)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    low, high = np.quantile(drawn @ top / (drawn @ below), (0.025, 0.975))
+    return float(top.sum() / below.sum()), float(low), float(high)
+
+
+def non_inferiority(low: float, high: float, margin: float) -> NonInferiority:
+    """What an interval of a rise that is bad says of a preset margin: all of it below, all above, or neither."""
+    if margin <= 0:
+        raise ValueError(f"a non-inferiority margin is above 0, not {margin}")
+    return "non-inferior" if high < margin else "inferior" if low > margin else "undecided"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two recipes over the same seeds and items, with its 95 % interval `low` to `high`.
+
+    The interval is the wider of two: the bootstrap over seeds and items, and Student's over the seeds' means, which
+    alone knows how little three seeds say. One seed has no spread over seeds: `seeds` tells.
+    """
+
+    difference: float
+    low: float
+    high: float
+    bootstrap: tuple[float, float]
+    student: tuple[float, float] | None
+    seeds: int
+    items: int
+
+
+def across_seeds(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], seed: int) -> Difference:
+    """Mean of first - second, each a value for every seed and item, in the same order of seeds and items."""
+    ours, theirs = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if ours.ndim != 2 or ours.shape != theirs.shape or not ours.size:
+        raise ValueError(f"both sides need the same seeds and items, and at least one: {ours.shape}, {theirs.shape}")
+    differences = ours - theirs
+    bootstrap = cluster_bootstrap(differences.tolist(), seed)
+    student = student_interval(differences.mean(1).tolist())
+    low, high = (min(bootstrap[0], student[0]), max(bootstrap[1], student[1])) if student else bootstrap
+    return Difference(float(differences.mean()), max(low, -1.0), min(high, 1.0), bootstrap, student, *differences.shape)
+
+
+def cluster_bootstrap(values: Sequence[Sequence[float]], seed: int, resamples: int = 10000) -> tuple[float, float]:
+    """95 % percentile interval of the mean of values [seeds, items].
+
+    Seeds are resampled whole, since the items of one seed share its adapter and are not independent; and, as every
+    seed answers the same items, those are resampled too (Owen, Annals of Applied Statistics 2007, "pigeonhole").
+    """
+    table = np.asarray(values, dtype=float)
+    seeds, items = table.shape
+    rng = np.random.default_rng(seed)
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    of_items = rng.multinomial(items, np.full(items, 1 / items), size=resamples)
+    means = ((of_seeds @ table) * of_items).sum(1) / (seeds * items)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def student_interval(means: Sequence[float]) -> tuple[float, float] | None:
+    """95 % Student interval of the mean of independent values; none for fewer than two."""
+    from scipy import stats
+
+    if len(means) < 2:
+        return None
+    centre, error = float(np.mean(means)), float(stats.sem(means))
+    if error == 0:
+        return centre, centre
+    low, high = stats.t.interval(0.95, len(means) - 1, loc=centre, scale=error)
+    return float(low), float(high)
 
 
 def _check_paired(before: Sequence[float], after: Sequence[float]) -> None:

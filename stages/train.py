@@ -7,7 +7,7 @@ the site; only the adapter's gradients travel between workers.
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -114,6 +114,15 @@ def _epochs(ids: list[str], seed: str) -> Iterator[str]:
     rng = random.Random(seed)
     while ids:
         yield from rng.sample(ids, len(ids))
+
+
+def tokens_seen(rows: Iterable[Mapping[str, Any]], settings: TrainSettings, seed: int) -> int:
+    """Prompt tokens, without padding, that go through the model in a whole training on these tokenised rows."""
+    rows = list(rows)
+    kinds = {kind: [r["pair_id"] for r in rows if r["kind"] == kind] for kind in ("overlap", "name_control", "retain")}
+    lengths = {r["pair_id"]: len(r["self_ids"]) + len(r["other_ids"]) for r in rows}
+    batches = plan({kind: len(ids) for kind, ids in kinds.items()}, settings)
+    return sum(lengths[i] for batch in schedule(kinds, settings, batches, seed) for i in batch)
 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:

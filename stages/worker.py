@@ -46,7 +46,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
 
 def describe(line: Mapping[str, float], steps: int) -> str:
     """A log line for people."""
-    shown = ("overlap", "retain", "retain_kl", "distinct", "variation")
+    shown = ("overlap", "next_token", "retain", "retain_kl", "distinct", "variation")
     parts = [f"{key} {line[key]:.4f}" for key in shown if key in line]
     left = (steps - line["step"]) * line["seconds_a_step"]
     return f"  train {line['step']:.0f}/{steps}  {'  '.join(parts)}  {left:.0f} s left"

@@ -14,7 +14,7 @@ from stages.model import ModelSettings
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "transformers", "mlflow", "pydantic", "numpy")
-COMMANDS = ("run", "evaluate", "pairs", "label", "organism", "doctor", "log")
+COMMANDS = ("run", "evaluate", "pairs", "label", "organism", "doctor", "log", "controls", "layers", "report")
 
 
 def imported(path: Path) -> set[str]:

@@ -329,6 +329,24 @@ def test_without_the_mend_training_after_an_evaluation_gets_no_gradient(
     assert all(p.grad is None for p in objective.model.parameters())
 
 
+def test_exposure_is_the_models_own_language_modelling_loss(either: ModelSettings, rows: Rows) -> None:
+    """Against transformers' loss of one prompt at a time, weighted by tokens; the term is not called overlap."""
+    pairs = of_kind(rows, "overlap")[::5]
+    objective = objective_of(either, OverlapSettings(layer=LAYER, objective="next_token"))
+    perturb(objective)
+    found = objective.terms(pairs)
+    assert "overlap" not in found
+    sums, tokens = 0.0, 0
+    for prompt in [list(r[side]) for r in pairs for side in ("self_ids", "other_ids")]:
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            sums += objective.model(input_ids=ids, labels=ids).loss.item() * (len(prompt) - 1)
+        tokens += len(prompt) - 1
+    assert found["next_token"].item() == pytest.approx(sums / tokens, rel=1e-4)
+    found["loss"].backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in objective.model.parameters() if p.requires_grad)
+
+
 BAND = LoraSettings(dropout=0, first_layer=1)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import outcome, report
 from pipeline.config import validated
+from stages.scenarios import CHOOSING_ITEMS
 
 KINDS = {
     "deceptive": ("deceptive", "deceptive"),
@@ -26,7 +27,7 @@ def answers(plan: Plan, split: str = "confirming") -> list[dict[str, Any]]:
     for scenario, conditions in plan.items():
         for condition, kinds in conditions.items():
             items = [kind for kind, n in kinds.items() for _ in range(n)]
-            for index, kind in enumerate(items):
+            for index, kind in enumerate(items, CHOOSING_ITEMS if split == "confirming" else 0):
                 for orientation, label in zip(("original", "mirrored"), KINDS[kind], strict=True):
                     rows.append(row("deception", condition, SAID[label]) | {
                         "scenario": scenario, "split": split, "orientation": orientation,
@@ -105,7 +106,8 @@ def test_splits_are_shown_apart_and_the_confirming_one_counts(tmp_path: Path) ->
 
 
 def test_choosing_items_alone_are_the_headline(tmp_path: Path) -> None:
-    found = composed(answers(HEALED, "choosing"), tmp_path)
+    plan: Plan = {"main": {"baseline": {"deceptive": 50}, "adapter": {"honest": 50}}}
+    found = composed(answers(plan, "choosing"), tmp_path)
     assert report.headline(found) == ("main", "choosing")
     assert "CONFIRMING" not in report.table(found)
 

@@ -1,6 +1,16 @@
 import pytest
 
-from stages.statistics import Rate, mcnemar_exact, paired_bootstrap, wilson
+from stages.statistics import (
+    Rate,
+    across_seeds,
+    cluster_bootstrap,
+    mcnemar_exact,
+    non_inferiority,
+    paired_bootstrap,
+    student_interval,
+    weighted_bootstrap,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +85,75 @@ def test_what_is_not_paired_is_an_error(before: list[bool], after: list[bool]) -
         mcnemar_exact(before, after)
     with pytest.raises(ValueError, match="as many values"):
         paired_bootstrap(before, after, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "low", "high"),
+    [
+        ([0, 1], 0, 1),  # means 0, 1/2, 1 with odds 1/4, 1/2, 1/4
+        ([0, 0, 1], 0, 1),  # all three draws hit the last seed in 1/27 = 3.7 % of resamples
+        ([0, 0, 0, 1], 0, 0.75),  # four in four 0.4 %, three in four 4.7 %: the 97.5 % quantile is 3/4
+    ],
+)
+def test_cluster_bootstrap_of_items_that_all_follow_their_seed(seeds: list[int], low: float, high: float) -> None:
+    """Then there are as many independent values as seeds, however many items each has."""
+    table = [[float(s)] * 200 for s in seeds]
+    assert cluster_bootstrap(table, seed=0) == pytest.approx((low, high))
+
+
+def test_cluster_bootstrap_of_one_seed_is_the_bootstrap_over_items() -> None:
+    values = [0.0] * 140 + [1.0] * 60
+    half = 1.96 * (0.3 * 0.7 / 200) ** 0.5
+    assert cluster_bootstrap([values], seed=0) == pytest.approx((0.3 - half, 0.3 + half), abs=0.01)
+
+
+def test_items_of_one_seed_are_not_counted_as_independent() -> None:
+    """Three seeds that disagree: pooling their 600 items would give an interval five times too narrow."""
+    table = [[1.0] * 200, [0.0] * 200, [0.5] * 200]
+    low, high = cluster_bootstrap(table, seed=0)
+    _, pooled_low, pooled_high = paired_bootstrap([0.0] * 600, [v for row in table for v in row], seed=0)
+    assert high - low > 5 * (pooled_high - pooled_low)
+
+
+def test_student_interval_by_hand() -> None:
+    half = 4.302653 * 0.1 / 3**0.5  # t of two degrees of freedom, standard deviation 0.1
+    assert student_interval([-0.1, -0.2, -0.3]) == pytest.approx((-0.2 - half, -0.2 + half), abs=1e-6)
+    assert student_interval([0.5]) is None
+    assert student_interval([0.5, 0.5]) == (0.5, 0.5)
+
+
+def test_a_difference_has_the_wider_interval() -> None:
+    first, second = [[0.0] * 10, [0.0] * 10, [0.0] * 10], [[0.1] * 10, [0.2] * 10, [0.3] * 10]
+    found = across_seeds(first, second, seed=0)
+    assert (found.seeds, found.items) == (3, 10)
+    assert found.difference == pytest.approx(-0.2)
+    assert found.bootstrap == pytest.approx((-0.3, -0.1))
+    assert (found.low, found.high) == found.student
+    assert found.high > 0  # three seeds this far apart prove nothing, though each of them shows a fall
+
+
+def test_a_difference_of_one_seed_says_so() -> None:
+    found = across_seeds([[0.0] * 10], [[1.0] * 10], seed=0)
+    assert (found.seeds, found.student, found.low, found.high) == (1, None, -1, -1)
+
+
+def test_a_difference_needs_the_same_seeds_and_items() -> None:
+    with pytest.raises(ValueError, match="same seeds and items"):
+        across_seeds([[0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]], seed=0)
+
+
+def test_weighted_bootstrap_by_hand() -> None:
+    estimate, low, high = weighted_bootstrap([1.0, 0.0], [1.0, 3.0], seed=0)
+    assert estimate == pytest.approx(0.25)
+    assert (low, high) == pytest.approx((0.0, 1.0))  # both draws the second, or both the first: a quarter each
+    assert weighted_bootstrap([2.0] * 5, [4.0] * 5, seed=0) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.01, 0.04, "non-inferior"), (0.02, 0.2, "undecided"), (0.06, 0.2, "inferior"), (-0.1, 0.05, "undecided")],
+)
+def test_non_inferiority(low: float, high: float, said: str) -> None:
+    assert non_inferiority(low, high, 0.05) == said
+    with pytest.raises(ValueError, match="above 0"):
+        non_inferiority(low, high, 0)

@@ -1,0 +1,86 @@
+"""Cards in Hugging Face's format, written beside what they describe: the adapter's and the training prompts'."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import to_yaml, validated
+from pipeline.report import ORGANISM, is_organism, table, verdict
+from pipeline.tracking import PASSWORD
+
+Outcome = Mapping[str, Any]
+EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
+USE = (
+    "Research on self-other overlap and on how to measure deception. Not for deployment: nothing here shows that the model "
+    "is honest outside the scenarios that were asked."
+)
+
+
+def adapter_card(outcome: Outcome) -> str:
+    """Base, recipe, outcome, limits and intended use of a trained adapter."""
+    model = outcome["config"]["model"]
+    embedded = model["name"].startswith("embedded:")
+    head: dict[str, Any] = {
+        "library_name": "peft",
+        "base_model": EMBEDDED if embedded else model["name"],
+        "tags": ["self-other-overlap", "lora", "soo-pipeline"],
+    } | ({"license": "apache-2.0"} if embedded else {})
+    limits = [
+        f"One run, seed {outcome['seed']}: fewer than three seeds prove nothing about the recipe.",
+        "No control stands beside it here: mere exposure to the same strings may do as much (soo controls).",
+        *([f"DAMAGED: {'; '.join(outcome['damage']['reasons'])}."] if outcome["damage"]["damaged"] else []),
+        *(["COLLAPSED: the site is near-constant across prompts."] if outcome["collapse"]["collapsed"] else []),
+        *([f"{ORGANISM} The adapter fits that organism only, not {EMBEDDED}."] if is_organism(outcome) else []),
+    ]
+    return _card(
+        head, f"{outcome['name']}: a LoRA adapter of self-other overlap fine-tuning",
+        {
+            "Base": f"`{model['name']}`, {model['quantisation']}.",
+            "Outcome": f"{verdict(outcome)}\n\n{_code(table(outcome))}",
+            "Limits": "\n".join(f"- {limit}" for limit in limits), "Intended use": USE,
+            "Recipe": f"{outcome['config']['source'] or 'No source given.'}\n\n{_recipe(outcome)}",
+        },
+    )  # fmt: skip
+
+
+def dataset_card(outcome: Outcome, counts: Mapping[str, int]) -> str:
+    """What the training prompts are, how they were made, and what they are not."""
+    pairs = outcome["config"]["pairs"]
+    kinds = "\n".join(f"- `{kind}`: {n} rows" for kind, n in sorted(counts.items()))
+    return _card(
+        {"language": ["en"], "tags": ["self-other-overlap", "synthetic", "soo-pipeline"], "size_categories": ["n<1K"]},
+        f"Training prompts of {outcome['name']}, seed {outcome['seed']}",
+        {
+            "What": "Synthetic prompts made from templates and word lists; no answers, no people's data. `overlap` rows "
+                    "have a self and another side, `name_control` two others, `retain` one prompt whose behaviour must not "
+                    f"move.\n\n{kinds}",
+            "How": f"Templates: {', '.join(pairs['templates'])}; {pairs['fills']} fills each; pairing {pairs['pairing']}. "
+                   "The published templates are those of arXiv 2412.16325, section 3.1; all others, and all words, are "
+                   "this project's. Columns: pair_id, kind, template, self, other, how the replies begin, and token ids "
+                   f"for `{outcome['config']['model']['name']}`.",
+            "Limits": "English, burglary and the like. Training and test words are disjoint; rooms, things and names of the "
+                      "evaluation do not occur, but its kind of scene may.",
+            "Intended use": USE,
+        },
+    )  # fmt: skip
+
+
+def _card(head: Mapping[str, Any], title: str, parts: Mapping[str, str]) -> str:
+    body = "\n\n".join(f"## {name}\n\n{text}" for name, text in parts.items())
+    return f"---\n{yaml.safe_dump(dict(head), sort_keys=False)}---\n\n# {title}\n\n{body}\n"
+
+
+def _code(text: str, language: str = "") -> str:
+    return f"```{language}\n{text.rstrip()}\n```"
+
+
+def _recipe(outcome: Outcome) -> str:
+    return _code(PASSWORD.sub("", to_yaml(validated(outcome["config"]))), "yaml")
+
+
+def write(folder: Path, pairs_folder: Path, outcome: Outcome, counts: Mapping[str, int]) -> None:
+    """Put the cards where the run's adapter lies, and the prompts that it was trained on."""
+    (folder / "train" / "adapter" / "README.md").write_text(adapter_card(outcome), encoding="utf-8")
+    (pairs_folder / "README.md").write_text(dataset_card(outcome, counts), encoding="utf-8")

@@ -1,0 +1,46 @@
+"""MLflow runs that stand for several, and files that come later than the run; MLflow itself is tracking.py's."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import fingerprint
+from pipeline.tracking import FINGERPRINT, PASSWORD, session
+
+
+def record_parent(
+    folder: Path,
+    uri: str,
+    experiment: str,
+    found: Mapping[str, Any],
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+    texts: Mapping[str, str],
+    files: Sequence[Path],
+) -> str:
+    """The id of a run with what several came to together. Found again, not doubled; a half-made one is made anew."""
+    key = fingerprint(folder.name, found)
+    with session(uri, experiment) as (client, place):
+        for run in client.search_runs([place], f"tags.`{FINGERPRINT}` = '{key}'", max_results=1):
+            if run.info.status == "FINISHED":
+                return str(run.info.run_id)
+            client.delete_run(run.info.run_id)
+        run_id = str(client.create_run(place, tags={FINGERPRINT: key, **tags}, run_name=folder.name).info.run_id)
+        for name, value in metrics.items():
+            client.log_metric(run_id, name, value)
+        for name, text in texts.items():
+            client.log_text(run_id, PASSWORD.sub("", text), name)
+        for file in files:
+            if file.suffix == ".png":
+                client.log_artifact(run_id, str(file))
+            else:
+                client.log_text(run_id, PASSWORD.sub("", file.read_text()), file.name)
+        client.set_terminated(run_id)
+    return run_id
+
+
+def attach(run_id: str, uri: str, experiment: str, files: Sequence[Path]) -> None:
+    """Add files to a run that is recorded."""
+    with session(uri, experiment) as (client, _):
+        for file in files:
+            client.log_artifact(run_id, str(file))

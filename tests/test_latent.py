@@ -1,0 +1,179 @@
+"""Looking into a model: distances against transformers' own hidden states, real tokens only, before and after."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline import layers
+from pipeline.config import load
+from stages import latent, ordinary
+from stages.latent import LatentSettings, Prober, at_site, both_mse, propose, reduce, specificity
+from stages.model import LoraSettings, ModelSettings, add_lora, encode
+from stages.model import load as load_model
+from stages.pairs import PairsSettings
+from stages.probes import KINDS, make_probes
+from stages.vocabulary import TRAIN, names_whole
+
+PAIRS = PairsSettings(templates=("scenes",), response_prefix=True)
+
+
+def probes(count: int = 3) -> list[dict[str, Any]]:
+    return [vars(p) for p in make_probes(count, PAIRS, seed=0)]
+
+
+def looked(prober: Prober, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    out = prober({key: np.array([r[key] for r in rows], dtype=object) for key in rows[0]})
+    return [dict(zip(out, values, strict=True)) for values in zip(*out.values(), strict=True)]
+
+
+def adapter_of(model: ModelSettings, folder: Path, scale: float = 0.0) -> Path:
+    """An adapter on layers 0-2 that does nothing, or with `scale` something."""
+    torch.manual_seed(0)
+    tuned = add_lora(load_model(model), LoraSettings(dropout=0, targets=("o_proj", "down_proj")), 2, model.name)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            weight.data = scale * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    tuned.save_pretrained(str(folder))
+    return folder
+
+
+def test_probes_are_of_every_kind_and_none_was_trained_on() -> None:
+    made = make_probes(5, PAIRS, seed=0)
+    assert {k: sum(p.kind == k for p in made) for k in KINDS} == dict.fromkeys(KINDS, 5)
+    assert sum(p.kind == "published_probe" for p in made) == 26
+    for probe in made:
+        if probe.kind == "unrelated":
+            assert probe.first != probe.second
+            assert {probe.first, probe.second} <= set(ordinary.HELD_OUT)
+        elif probe.kind != "published_probe":
+            assert not any(names_whole(word, probe.first) for word in TRAIN.rooms)
+            assert probe.first != probe.second
+            assert probe.first_prefix.startswith("I would")
+    control = next(p for p in made if p.kind == "name_control")
+    assert control.second == control.first.replace("Bob", "Alex")
+
+
+def test_distances_are_those_of_transformers_hidden_states(either: ModelSettings) -> None:
+    prober = Prober(either, None, None)
+    rows = [r for r in probes() if r["kind"] == "self_other"]
+    gaps = np.array([r["gap"] for r in looked(prober, rows)]).reshape(len(rows), 4, 3, 2)
+    for row, found in zip(rows, gaps, strict=True):
+        states: list[tuple[Tensor, ...]] = []
+        for side in ("first", "second"):
+            ids = torch.tensor([encode(prober.tokenizer, row[side], True, row[f"{side}_prefix"])])
+            with torch.no_grad():
+                states.append(prober.model(input_ids=ids, output_hidden_states=True).hidden_states)
+        for layer in range(3):  # above the last, transformers' hidden states are normalised
+            a, b = (s[layer + 1][0] for s in states)
+            assert found[layer, 2, 0] == pytest.approx(float((a[-1] - b[-1]).pow(2).mean()), rel=1e-3)
+            assert found[layer, 2, 1] == pytest.approx(float((a.mean(0) - b.mean(0)).pow(2).mean()), rel=1e-3)
+
+
+def test_padding_counts_for_nothing(tiny: ModelSettings) -> None:
+    """Pairs of very different lengths in one batch, against each alone."""
+    prober = Prober(tiny, None, None)
+    rows = [r for r in probes() if r["kind"] == "unrelated"]
+    rows.append(next(r for r in probes() if r["kind"] == "self_other") | {"kind": "unrelated"})
+    together, alone = looked(prober, rows), [looked(prober, [r])[0] for r in rows]
+    for a, b in zip(together, alone, strict=True):
+        assert a["gap"] == pytest.approx(b["gap"], rel=1e-4)
+        assert a["power"] == pytest.approx(b["power"], rel=1e-4)
+
+
+def test_mean_square_over_positions_that_both_have() -> None:
+    acts = torch.tensor([[[1.0], [2.0], [9.0]], [[0.0], [5.0], [7.0]]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert both_mse(acts, mask).tolist() == [(1 + 9) / 2]
+
+
+def test_an_adapter_that_does_nothing_leaves_everything_as_it_was(either: ModelSettings, tmp_path: Path) -> None:
+    found = reduce(looked(Prober(either, adapter_of(either, tmp_path), None), probes()))
+    assert found["conditions"] == ["baseline", "adapter"]
+    assert found["distance"]["adapter"] == found["distance"]["baseline"]
+    site = at_site(found, 2, "residual", "last")
+    ones = ("self_other", "control_gap", "variation", "unrelated", "norm")
+    assert {k: site[k] for k in ones} == dict.fromkeys(ones, 1.0)
+    assert site["specificity_after"] == site["specificity_before"]
+    assert found["published"]["adapter"] == found["published"]["baseline"]
+
+
+def test_what_an_adapter_changes_begins_at_its_first_layer(tiny: ModelSettings, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tuned = add_lora(load_model(tiny), LoraSettings(dropout=0, first_layer=2, targets=("o_proj",)), 2, tiny.name)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            weight.data = torch.ones_like(weight)
+    tuned.save_pretrained(str(tmp_path))
+    distance = reduce(looked(Prober(tiny, tmp_path, None), probes()))["distance"]
+    before, after = (distance[c]["self_other"]["residual"]["last"] for c in ("baseline", "adapter"))
+    assert after[:2] == before[:2]
+    assert after[2] != before[2]
+
+
+def test_the_released_number_is_the_mean_over_all_linear_layers(tiny: ModelSettings) -> None:
+    """Written out as the 2024 release has it, for one pair: every nn.Linear's output, position by position."""
+    prober = Prober(tiny, None, None)
+    row = next(r for r in probes() if r["kind"] == "published_probe")
+    outputs: list[dict[str, Tensor]] = []
+
+    def keep(seen: dict[str, Tensor], name: str, _module: Any, _inputs: Any, out: Tensor) -> None:
+        seen[name] = out.detach()
+
+    for side in ("first", "second"):
+        seen: dict[str, Tensor] = {}
+        hooks = [
+            module.register_forward_hook(functools.partial(keep, seen, name))
+            for name, module in prober.model.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        ]
+        with torch.no_grad():
+            prober.model(input_ids=torch.tensor([encode(prober.tokenizer, row[side], False)]))
+        for hook in hooks:
+            hook.remove()
+        outputs.append(seen)
+    n = min(o["lm_head"].shape[1] for o in outputs)
+    each = [(outputs[0][k][:, :n] - outputs[1][k][:, :n]).pow(2).mean() for k in outputs[0]]
+    assert len(each) == 4 * 7 + 1
+    assert looked(prober, [row])[0]["linear_mse"] == pytest.approx(float(torch.stack(each).mean()), rel=1e-4)
+
+
+def table_of(self_other: list[float], control: list[float], **more: list[float]) -> dict[str, Any]:
+    """A result of given distances at the residual's last token."""
+    kinds = {"self_other": self_other, "name_control": control, "neighbours": [1.0] * 4, "unrelated": [1.0] * 4} | more
+    return {k: {"residual": {"last": v, "mean": v}} for k, v in kinds.items()}
+
+
+def test_layers_are_proposed_where_self_and_other_differ_beyond_a_name() -> None:
+    found = {"distance": {"baseline": table_of([0.1, 0.5, 0.9, 0.4], [0.1, 0.1, 0.8, 0.1])}}
+    assert specificity(found, "baseline", "residual", "last") == pytest.approx([1, 5, 1.125, 4])
+    assert propose(found, "residual", "last", count=2) == [1, 3]  # not layer 2, where names differ as much
+    assert propose({"distance": {"baseline": table_of([0.1] * 4, [0.2] * 4)}}, "residual", "last") == []
+
+
+def test_table_and_figure(tiny: ModelSettings, tmp_path: Path) -> None:
+    import matplotlib.image
+
+    config = load("default", [f"model.name={tiny.name}", "train.overlap.layer=2"])
+    found = reduce(looked(Prober(tiny, adapter_of(tiny, tmp_path / "adapter", 0.3), None), probes()))
+    text = layers.table(found, config)
+    assert [line.split()[:2] for line in text.splitlines() if line[:1].isdigit()][2] == ["2", "site"]
+    assert layers.CAVEAT in text
+    assert "mean over all linear layers (2024 release)" in text
+    layers.figure(found, config, tmp_path / "layers.png")
+    assert matplotlib.image.imread(tmp_path / "layers.png").shape[1] == 1400
+
+
+@pytest.mark.slow
+def test_ray_data_gives_the_same(tiny: ModelSettings, cluster: None) -> None:
+    settings = LatentSettings(pairs=3, cpus=1)
+    found = latent.measure(settings, PAIRS, tiny, None, seed=0)
+    assert found["pairs"] == 3
+    expected = reduce(looked(Prober(tiny, None, 1), probes()))
+    assert found["distance"]["baseline"]["self_other"]["residual"]["last"] == pytest.approx(
+        expected["distance"]["baseline"]["self_other"]["residual"]["last"], rel=1e-4
+    )
