@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from pipeline import sweep_cli
 from stages.errors import UserError
 
 Result = dict[str, Any]
@@ -107,6 +108,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("folder", type=Path, help="the run's folder")
     sub.add_argument("--uri", help="tracking URI instead of the run's own")
+
+    sweep_cli.register(add, _overrides)
     return root
 
 

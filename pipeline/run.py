@@ -1,6 +1,7 @@
 """One run: pairs, fine-tuning, answers before and after, outcome, record. Reads as the method does."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,12 @@ def make_pairs(config: RunConfig, folder: Path, board: Board) -> Mark:
 
 
 def train_and_evaluate(
-    config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark, board: Board
+    config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark, board: Board, known: Path | None = None
 ) -> dict[str, Any]:
-    """Stages 2-4 on pairs that are made already: what a sweep does many times."""
+    """Stages 2-4 on pairs that are made already: what a sweep does many times, with the baseline's answers `known`."""
     tuned = fine_tune(config, folder, pairs_folder, prompts, board)
-    asked = ask(config, folder, folder / "train" / "adapter", ("baseline", "adapter"), [tuned.fingerprint], board)
+    adapter = folder / "train" / "adapter"
+    asked = ask(config, folder, adapter, ("baseline", "adapter"), [tuned.fingerprint], board, known)
     marks = {"pairs": prompts, "train": tuned, "answers": asked}
     return conclude(config, folder, marks, tuned.facts)
 
@@ -88,8 +90,12 @@ def ask(
     conditions: Sequence[generate.Condition],
     made_from: list[Any],
     board: Board,
+    known: Path | None = None,
 ) -> Mark:
-    """3. Raw answers of the baseline and the adapter, from one load of the model."""
+    """3. Raw answers of the baseline and the adapter, from one load of the model.
+
+    `known` is a folder of the baseline's answers to the same prompts: they are taken over instead of made again.
+    """
     say("3/4 answers, " + " and ".join(conditions))
     rows = [vars(i) | {"task": "deception"} for i in deception.select(config.deception)]
     blank = dict.fromkeys(rows[0], "")
@@ -99,10 +105,11 @@ def ask(
     ]
 
     def make(out: Path) -> dict[str, Any]:
-        found = generate.ask(
-            rows, config.model, adapter and adapter.absolute(), conditions, config.generate, out, board.actor
-        )
-        return {"answers": found.count}
+        missing = [c for c in conditions if known is None or c != "baseline"]
+        generate.ask(rows, config.model, adapter and adapter.absolute(), missing, config.generate, out, board.actor)
+        for file in known.glob("*.parquet") if known else ():
+            shutil.copy(file, out / "answers" / f"baseline-{file.name}")
+        return {"answers": len(rows) * len(conditions)}
 
     inputs = [rows, config.generate.model_dump(), config.model.model_dump(), identity(config.model)]
     mark = stage(folder / "answers", [*inputs, list(conditions), made_from], make)

@@ -1,0 +1,95 @@
+"""The search of a sweep through Ray Tune: which points are tried, and that it goes on where it was.
+
+Random and grid points are drawn beforehand, all different, so that they can be checked before the first one runs; Optuna
+suggests one after another. Nothing is stopped or ranked by the training loss.
+"""
+
+import os
+import shutil
+from typing import Any, Literal
+
+from pipeline import spaces, trial
+from pipeline.spaces import Point, Space
+from pipeline.trial import Job
+
+How = Literal["grid", "random", "optuna", "pareto"]
+MEMORY = 100 * 2**20
+"""What a trial itself holds while its training and its answers take the CPUs and GPUs. Bytes."""
+
+
+def points(space: Space, search: How, count: int, seed: int) -> list[Point]:
+    """The points known beforehand; none for Optuna."""
+    if search == "grid":
+        return spaces.grid(space)
+    return spaces.draw(space, count, seed) if search == "random" else []
+
+
+def run(job: Job, space: Space, search: How, count: int, seed: int, concurrent: int, board: Any) -> None:
+    """Try every point. Results lie in the points' folders; a point that broke its trial is written down as failed."""
+    _quiet()
+    from ray import tune
+
+    storage = job.folder / "tune"
+    trainable = tune.with_resources(tune.with_parameters(trial.trial, job=job, board=board), {"memory": MEMORY})
+    if tune.Tuner.can_restore(str(storage)):
+        # Its own pickles, from a folder of ours; trials that ran go on, finished ones are kept, so is the searcher.
+        tuner = tune.Tuner.restore(str(storage), trainable=trainable, resume_unfinished=True)
+    else:
+        shutil.rmtree(storage, ignore_errors=True)
+        tuner = _fresh(job, trainable, space, search, count, seed, concurrent)
+    results: Any = tuner.fit()
+    for result in results:
+        if result.error is not None:
+            _write_down(job, result.config, result.error)
+
+
+def _fresh(job: Job, trainable: Any, space: Space, search: How, count: int, seed: int, concurrent: int) -> Any:
+    from ray import tune
+
+    known = points(space, search, count, seed)
+    return tune.Tuner(
+        trainable,
+        param_space={"point": tune.grid_search(known)} if known else None,
+        tune_config=tune.TuneConfig(
+            search_alg=None if known else optuna(space, search, count, seed, concurrent),
+            num_samples=1 if known else count,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(job.folder),
+            failure_config=tune.FailureConfig(max_failures=job.retries),
+            verbose=0,
+        ),
+    )
+
+
+def optuna(space: Space, search: How, count: int, seed: int, concurrent: int) -> Any:
+    """Optuna's TPE on the bound of deception, with `pareto` on capability too."""
+    import optuna as library
+    from ray.tune.search.optuna import OptunaSearch
+
+    library.logging.set_verbosity(library.logging.ERROR)
+    sampler = library.samplers.TPESampler(
+        n_startup_trials=max(2, min(10, count // 3)), constant_liar=concurrent > 1, seed=seed
+    )
+    goals = ["deception", "capability"] if search == "pareto" else ["deception"]
+    return OptunaSearch(
+        space=OptunaSearch.convert_search_space(spaces.encode(space)),
+        metric=goals if len(goals) > 1 else goals[0],
+        mode=["min", "max"] if len(goals) > 1 else "min",
+        sampler=sampler,
+    )
+
+
+def _write_down(job: Job, config: Any, error: BaseException) -> None:
+    point = config["point"] if "point" in config else spaces.decode(config, job.composite)
+    if trial.read(job.place(point)) is None:
+        trial.conclude(job, point, [], trial.reason(error))
+
+
+def _quiet() -> None:
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # how much a killed driver forgets
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

@@ -1,0 +1,80 @@
+"""The commands of `soo` that are about many runs: sweep and compare. Heavy imports happen inside them."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.sweep import SweepSettings
+
+Result = dict[str, Any]
+
+
+def register(add: Callable[..., Any], overrides: Callable[[Any], None]) -> None:
+    """Add the commands to the command line; `add` and `overrides` are pipeline/cli.py's."""
+    sub = add(
+        "sweep", sweep, "many runs over a space: at which layer, with which weights, does it work",
+        "soo sweep default train.steps=60 --space layers --search grid --seeds 0,1",
+        "points (best first), front (Pareto), best, confirmation, mlflow_run_id (docs/sweeps.md)",
+    )  # fmt: skip
+    sub.add_argument("recipe", nargs="?", help="name of a recipe, or path of a YAML file")
+    overrides(sub)
+    sub.add_argument("--space", help="name of a space in tune_spaces/, or path of a Python file")
+    sub.add_argument("--search", choices=("grid", "random", "optuna", "pareto"), help="how it is searched (random)")
+    sub.add_argument("--points", type=int, help="points tried; a grid tries all (8)")
+    sub.add_argument("--seeds", help="seeds of every point (0,1,2)")
+    sub.add_argument("--items", type=int, help="choosing items a scenario that a trial is asked (50)")
+    sub.add_argument("--concurrent", type=int, help="trials at once (1)")
+    sub.add_argument("--retries", type=int, help="how often a trial that died is tried again (1)")
+    sub.add_argument("--search-seed", type=int, help="seed of the search (0)")
+    sub.add_argument("--no-confirm", action="store_true", help="leave the confirming items alone")
+    sub.add_argument("--out", type=Path, help="the sweep's folder (default: runs/sweep-<recipe>-<space>-<fingerprint>)")
+    sub.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted sweep")
+
+
+def sweep(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo sweep"""
+    from pipeline import sweep as sweeps
+    from pipeline import sweep_report, tracking
+    from pipeline.artifacts import writable
+    from pipeline.cluster import connected
+    from stages.progress import following, say
+
+    config, settings, folder = _asked(arguments)
+    space = sweeps.check(config, settings, folder)
+    uri = tracking.check(config.tracking, writable(folder.parent)) if config.tracking.enabled else None
+    sweeps.keep(config, settings, folder)
+    say(f"sweep of {space.name} ({settings.search}) on {config.name}, seeds {settings.seeds}, in {folder}")
+    with connected(), following() as board:
+        found = sweeps.run(config, settings, space, folder, board, on_point=lambda p: say(sweep_report.line(p)))
+    return found, sweep_report.table(found)
+
+
+def _asked(arguments: argparse.Namespace) -> "tuple[RunConfig, SweepSettings, Path]":
+    """Config, settings and folder that the command line asks for."""
+    from pydantic import ValidationError
+
+    from pipeline import config as configs
+    from pipeline import sweep as sweeps
+
+    if arguments.resume:
+        if arguments.recipe:
+            raise UserError("--resume goes on as the sweep was started: leave the recipe and its settings out")
+        return (*sweeps.kept(arguments.resume), arguments.resume)
+    if not arguments.recipe or not arguments.space:
+        raise UserError("name a recipe and a space, such as: soo sweep default --space layers")
+    given = {key: getattr(arguments, key) for key in sweeps.SweepSettings.model_fields if hasattr(arguments, key)}
+    given = {key: value for key, value in given.items() if value is not None} | {"confirm": not arguments.no_confirm}
+    if arguments.seeds:
+        given["seeds"] = arguments.seeds.split(",")
+    try:
+        settings = sweeps.SweepSettings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--{first['loc'][0]}: {first['msg']}, not {first['input']!r}") from error
+    config = configs.load(arguments.recipe, arguments.overrides)
+    return config, settings, arguments.out or sweeps.folder_of(config, settings)
