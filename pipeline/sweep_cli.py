@@ -9,7 +9,9 @@ from stages.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
+    from pipeline.ranking import Point
     from pipeline.sweep import SweepSettings
+    from pipeline.sweep_tracking import Record
 
 Result = dict[str, Any]
 
@@ -39,7 +41,7 @@ def register(add: Callable[..., Any], overrides: Callable[[Any], None]) -> None:
 def sweep(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo sweep"""
     from pipeline import sweep as sweeps
-    from pipeline import sweep_report, tracking
+    from pipeline import sweep_figure, sweep_report, sweep_tracking, tracking
     from pipeline.artifacts import writable
     from pipeline.cluster import connected
     from stages.progress import following, say
@@ -49,9 +51,34 @@ def sweep(arguments: argparse.Namespace) -> tuple[Result, str]:
     uri = tracking.check(config.tracking, writable(folder.parent)) if config.tracking.enabled else None
     sweeps.keep(config, settings, folder)
     say(f"sweep of {space.name} ({settings.search}) on {config.name}, seeds {settings.seeds}, in {folder}")
+    record = _recording(folder, uri, config)
+
+    def on_point(point: "Point") -> None:
+        say(sweep_report.line(point))
+        if record:
+            sweep_tracking.quietly(lambda: record.point(point), say)
+
     with connected(), following() as board:
-        found = sweeps.run(config, settings, space, folder, board, on_point=lambda p: say(sweep_report.line(p)))
-    return found, sweep_report.table(found)
+        found = sweeps.run(config, settings, space, folder, board, on_point)
+    pictures = sweep_figure.draw(found, folder)
+    lines = [sweep_report.table(found), "", *(f"figure  {p}" for p in pictures), f"sweep   {folder}"]
+    if uri and record:
+        found["mlflow_run_id"] = sweep_tracking.quietly(lambda: record.finish(found), lines.append)
+        lines.append(f"MLflow  {tracking.ui_command(uri)}")
+    return found, "\n".join(lines)
+
+
+def _recording(folder: Path, uri: str | None, config: "RunConfig") -> "Record | None":
+    from pipeline import sweep_tracking
+    from stages.progress import say
+
+    if uri is None:
+        return None
+    experiment = config.tracking.experiment
+    made: Record | None = sweep_tracking.quietly(
+        lambda: sweep_tracking.Record(folder, uri, experiment, folder.name.removeprefix("sweep-")), say
+    )
+    return made
 
 
 def _asked(arguments: argparse.Namespace) -> "tuple[RunConfig, SweepSettings, Path]":

@@ -1,5 +1,6 @@
 """A sweep for people: a line a point while it runs, and the table at the end. `found` is what sweep.json holds."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ def _row(point: Point, width: int, on_front: bool) -> str:
     rates = " ".join(f"{percent(s.deception):>5}" for s in point.seeds)
     agreement = "-" if point.capability is None else percent(point.capability)
     numbers = f"{rates:<29}{percent(point.bound):>6}{percent(point.honesty):>9}{agreement:>11}"
-    return f"{start}{numbers}" + (f"\n    {point.reason}" if point.reason else "")
+    told = textwrap.wrap(point.reason, 106, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join([f"{start}{numbers}", *told])
 
 
 def confirmation(found: Found) -> list[str]:

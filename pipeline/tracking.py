@@ -65,6 +65,15 @@ def record(folder: Path, uri: str | None = None) -> str:
     return run_id
 
 
+@contextlib.contextmanager
+def session(uri: str, experiment: str) -> "Iterator[tuple[MlflowClient, str]]":
+    """Within, a client and the experiment's id, for other records than of single runs; errors become UserErrors."""
+    with _complaints(uri):
+        client, experiment_id = _open(uri, experiment)
+        with _patience(retries=2, seconds=30):
+            yield client, experiment_id
+
+
 def ui_command(uri: str) -> str:
     """The line that opens the UI, on this machine only; for a server its address."""
     if uri.startswith(("http://", "https://")):
