@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline import sweep_cli
+from pipeline.artifacts import runs_folder
 from stages.errors import UserError
 
 Result = dict[str, Any]
-RUNS = Path("runs")
+RUNS = runs_folder()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import outcome, report
-from pipeline.artifacts import Mark, digest, fingerprint, stage, writable, write_json
+from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
 from stages import deception, generate, pairs, train
 from stages.errors import UserError
@@ -15,7 +15,7 @@ from stages.model import check_adapter, count_layers, identity
 from stages.ordinary import HELD_OUT
 from stages.progress import Board, say
 
-RUNS = Path("runs")
+RUNS = runs_folder()
 
 
 def folder_of(config: RunConfig, runs: Path = RUNS) -> Path:

@@ -4,17 +4,31 @@ Random and grid points are drawn beforehand, all different, so that they can be 
 suggests one after another. Nothing is stopped or ranked by the training loss.
 """
 
+import logging
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pipeline import spaces, trial
+from pipeline import ranking, spaces, trial
 from pipeline.spaces import Point, Space
 from pipeline.trial import Job
+from stages.progress import Board
 
+Evaluate = Callable[[Job, Point, Board], ranking.Point]
 How = Literal["grid", "random", "optuna", "pareto"]
 MEMORY = 100 * 2**20
 """What a trial itself holds while its training and its answers take the CPUs and GPUs. Bytes."""
+
+
+def attempt(config: dict[str, Any], job: Job, board: Any, evaluate: Evaluate) -> dict[str, Any]:
+    """The Tune function: what the point came to, as numbers for the search."""
+    found = evaluate(job, _point(config, job), Board(board))
+    return {**ranking.objectives(found), "point": found.name}
+
+
+def _point(config: dict[str, Any], job: Job) -> Point:
+    return config["point"] if "point" in config else spaces.decode(config, job.composite)
 
 
 def points(space: Space, search: How, count: int, seed: int) -> list[Point]:
@@ -24,13 +38,24 @@ def points(space: Space, search: How, count: int, seed: int) -> list[Point]:
     return spaces.draw(space, count, seed) if search == "random" else []
 
 
-def run(job: Job, space: Space, search: How, count: int, seed: int, concurrent: int, board: Any) -> None:
-    """Try every point. Results lie in the points' folders; a point that broke its trial is written down as failed."""
+def run(
+    job: Job,
+    space: Space,
+    search: How,
+    count: int,
+    seed: int,
+    concurrent: int,
+    board: Any,
+    evaluate: Evaluate = trial.evaluate,
+) -> None:
+    """Try every point by `evaluate`, whose results lie in the points' folders; what broke its trial is kept as failed."""
     _quiet()
     from ray import tune
 
     storage = job.folder / "tune"
-    trainable = tune.with_resources(tune.with_parameters(trial.trial, job=job, board=board), {"memory": MEMORY})
+    trainable = tune.with_resources(
+        tune.with_parameters(attempt, job=job, board=board, evaluate=evaluate), {"memory": MEMORY}
+    )
     if tune.Tuner.can_restore(str(storage)):
         # Its own pickles, from a folder of ours; trials that ran go on, finished ones are kept, so is the searcher.
         tuner = tune.Tuner.restore(str(storage), trainable=trainable, resume_unfinished=True)
@@ -84,7 +109,7 @@ def optuna(space: Space, search: How, count: int, seed: int, concurrent: int) ->
 
 
 def _write_down(job: Job, config: Any, error: BaseException) -> None:
-    point = config["point"] if "point" in config else spaces.decode(config, job.composite)
+    point = _point(config, job)
     if trial.read(job.place(point)) is None:
         trial.conclude(job, point, [], trial.reason(error))
 
@@ -93,3 +118,4 @@ def _quiet() -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # how much a killed driver forgets
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told by its point

@@ -37,6 +37,26 @@ def register(add: Callable[..., Any], overrides: Callable[[Any], None]) -> None:
     sub.add_argument("--out", type=Path, help="the sweep's folder (default: runs/sweep-<recipe>-<space>-<fingerprint>)")
     sub.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted sweep")
 
+    sub = add(
+        "compare", compare, "runs and sweeps side by side, from MLflow alone",
+        "soo compare 0123abcd --uri sqlite:///runs/mlflow.db",
+        "runs (a row a run), sweeps (what sweep.json holds), figures (paths)",
+    )  # fmt: skip
+    sub.add_argument("runs", nargs="+", metavar="RUN_OR_SWEEP", help="MLflow run ids, of runs or of sweeps")
+    sub.add_argument("--uri", help="tracking URI (default: the database beside the runs)")
+    sub.add_argument("--out", type=Path, default=Path("compare"), help="folder for the figures")
+
+    sub = add(
+        "submit", submit, "any soo command as a job on a Ray cluster",
+        "soo submit --storage /shared/runs -- sweep default --space layers",
+        "job_id, status, exit_code (the job's own, which is also this command's)",
+    )  # fmt: skip
+    sub.add_argument("--address", help="the cluster's job API (RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265)")
+    sub.add_argument("--storage", help="folder on the cluster for runs; with several nodes one that all of them see")
+    sub.add_argument("--env", action="append", default=[], metavar="NAME", help="variable to pass on, such as a secret")
+    sub.add_argument("--no-wait", action="store_true", help="do not follow the log")
+    sub.add_argument("job", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="the command, without soo")
+
 
 def sweep(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo sweep"""
@@ -105,3 +125,35 @@ def _asked(arguments: argparse.Namespace) -> "tuple[RunConfig, SweepSettings, Pa
         raise UserError(f"--{first['loc'][0]}: {first['msg']}, not {first['input']!r}") from error
     config = configs.load(arguments.recipe, arguments.overrides)
     return config, settings, arguments.out or sweeps.folder_of(config, settings)
+
+
+def compare(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo compare"""
+    from pipeline import compare as comparing
+    from pipeline import tracking
+    from pipeline.artifacts import runs_folder
+    from pipeline.config import TrackingSettings
+
+    uri = arguments.uri or tracking.check(TrackingSettings(), runs_folder())
+    return comparing.compare(uri, arguments.runs, arguments.out)
+
+
+def submit(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo submit"""
+    import tempfile
+    from dataclasses import asdict
+
+    from pipeline import submit as jobs
+    from stages.progress import say
+
+    command = arguments.job[1:] if arguments.job[:1] == ["--"] else arguments.job
+    jobs.check(command)
+    variables = jobs.environment(arguments.env, arguments.storage)
+    client = jobs.connect(arguments.address)
+    with tempfile.TemporaryDirectory() as folder:
+        job_id = jobs.submit(client, Path(folder), jobs.pack(Path(folder), command), variables)
+    say(f"job {job_id}")
+    if arguments.no_wait:
+        return {"job_id": job_id, "status": "SUBMITTED", "exit_code": 0}, job_id
+    job = jobs.follow(client, job_id, say)
+    return asdict(job), f"job {job.job_id}: {job.status.lower()}, exit code {job.exit_code}"

@@ -8,7 +8,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline import ranking, sweep_report, tracking
 from pipeline.artifacts import write_json
@@ -16,10 +16,9 @@ from pipeline.ranking import Point
 from pipeline.trial import label
 from stages.errors import UserError
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 Found = Mapping[str, Any]
+Client = Any
+"""mlflow.MlflowClient, which pipeline/tracking.py alone knows."""
 KIND, SWEEP, POINT, PARENT = "soo.kind", "soo.sweep", "soo.point", "mlflow.parentRunId"
 
 
@@ -96,7 +95,7 @@ def _identity(folder: Path) -> str:
     return str(json.loads(path.read_text())["id"])
 
 
-def _find_or_create(client: "MlflowClient", place: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
+def _find_or_create(client: Client, place: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
     """The id of the run with these tags, and whether it was completed before."""
     same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in (KIND, SWEEP, POINT) if key in tags)
     for run in client.search_runs([place], same, max_results=1):
@@ -104,7 +103,7 @@ def _find_or_create(client: "MlflowClient", place: str, name: str, tags: Mapping
     return str(client.create_run(place, tags=dict(tags), run_name=name).info.run_id), False
 
 
-def _fill(client: "MlflowClient", run_id: str, point: Point) -> None:
+def _fill(client: Client, run_id: str, point: Point) -> None:
     """The params that differ and what the point came to; a failed point with its reason."""
     for key, value in point.differing.items():
         client.log_param(run_id, key, value)
@@ -149,7 +148,7 @@ def _summary(found: Found, points: list[Point], best: Point | None) -> dict[str,
     return made
 
 
-def _register(client: "MlflowClient", name: str, best: Point, found: Found, confirmed: list[str]) -> None:
+def _register(client: Client, name: str, best: Point, found: Found, confirmed: list[str]) -> None:
     """A version of the registered model: the seed that was best on the choosing items, with its confirming metrics."""
     place = min(range(len(confirmed)), key=lambda i: best.seeds[i].deception_high)
     run_id, seed = confirmed[place], found["confirmation"][place]

@@ -54,13 +54,6 @@ def name_of(point: Mapping[str, Any]) -> str:
     return fingerprint(dict(point))[:8]
 
 
-def trial(config: dict[str, Any], job: Job, board: Any) -> dict[str, Any]:
-    """The Tune function: what the point came to, as numbers for the search."""
-    point = config["point"] if "point" in config else spaces.decode(config, job.composite)
-    found = evaluate(job, point, Board(board))
-    return {**ranking.objectives(found), "point": found.name}
-
-
 def evaluate(job: Job, point: Mapping[str, Any], board: Board) -> Point:
     """The point with all its seeds, from disk if it is complete there."""
     folder = job.place(point)
