@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ranking, search, trial
+from pipeline import outcome, ranking, run, search, spaces, sweep, trial
+from pipeline.config import load
 from pipeline.ranking import Point
 from pipeline.trial import Job
+from stages.model import ModelSettings
+from stages.progress import Board
 from tests.pretend import BEST, COUNT, job_in, joint, layers, pretend
+from tests.test_run import SETTINGS
 
 pytestmark = pytest.mark.slow
 
@@ -72,3 +76,48 @@ def test_a_killed_search_goes_on_with_the_same_points_and_repeats_none(cluster: 
     tries = (killed / "tries").read_text().split()
     assert all(tries.count(path.parent.name) == 1 for path in before)
     assert len(tries) <= COUNT + 1, "more than the running trial began anew"
+
+
+def test_a_whole_sweep_on_a_tiny_model(cluster: None, tiny: ModelSettings, tmp_path: Path) -> None:
+    space_file = tmp_path / "mine.py"
+    space_file.write_text('from ray import tune\nSPACE = {"train.overlap.layer": tune.choice([1, 2])}\n')
+    changes = ("deception.items=52", "deception.splits=[confirming]", "deception.scenarios=[main]", "train.steps=2")
+    config = load("default", [f"model.name={tiny.name}", *SETTINGS, *changes])
+    settings = sweep.SweepSettings(space=str(space_file), search="grid", seeds=(1,), items=2)
+    folder = tmp_path / "sweep"
+    space = sweep.check(config, settings, folder)
+    sweep.keep(config, settings, folder)
+    finished: list[str] = []
+    found = sweep.run(config, settings, space, folder, Board(), lambda p: finished.append(p.name))
+    assert [p["differing"] for p in sorted(found["points"], key=lambda p: str(p["values"]))] == [
+        {"train.overlap.layer": 1}, {"train.overlap.layer": 2},
+    ]  # fmt: skip
+    assert sorted(finished) == sorted(p["name"] for p in found["points"])
+    assert [s["n"] for p in found["points"] for s in p["seeds"]] == [2, 2]
+    assert found["best"] in finished
+
+    # The confirmation asks the trained adapter of the best point other items, and trains nothing.
+    (confirmed,) = found["confirmation"]
+    trained = folder / "points" / found["best"] / "seed-1" / "train"
+    again = Path(confirmed["folder"]) / "train"
+    assert (again / "done.json").read_bytes() == (trained / "done.json").read_bytes()
+    asked = {r["item_id"] for r in outcome.read_answers(Path(confirmed["folder"]) / "answers" / "answers")}
+    assert {i for i in asked if i.startswith("main")} == {"main_0050", "main_0051"}
+
+    # A trial is what `soo run` does of the same config, though it took the baseline's answers over.
+    point = found["points"][0]
+    alone = sweep.choosing(spaces.with_point(config, point["values"], seed=1), settings)
+    plain = run.run(alone, tmp_path / "plain", Board())
+    tried = outcome.load(Path(point["seeds"][0]["folder"]))
+    for key in ("scenarios", "capability", "damage", "collapse", "conditions"):
+        assert tried[key] == plain[key], key
+
+    # Going on with a finished sweep repeats nothing, from what is in its folder alone.
+    space_file.unlink()
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")}
+    config, settings = sweep.kept(folder)
+    same = sweep.run(config, settings, sweep.check(config, settings, folder), folder, Board())
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")} == made
+    assert [same[k] for k in ("points", "best", "confirmation")] == [
+        found[k] for k in ("points", "best", "confirmation")
+    ]
