@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     sub = add(
-        "log", log, "record a finished run's folder in MLflow, once", "soo log runs/default-*",
+        "log", log, "record a finished run's or sweep's folder in MLflow, once", "soo log runs/default-*",
         "mlflow_run_id, tracking_uri",
     )  # fmt: skip
     sub.add_argument("folder", type=Path, help="the run's folder")
@@ -277,6 +277,8 @@ def log(arguments: argparse.Namespace) -> tuple[Result, str]:
     from pipeline import outcome, tracking
     from pipeline.run import config_of
 
+    if (arguments.folder / "sweep.json").is_file():
+        return sweep_cli.log(arguments)
     outcome.load(arguments.folder)
     uri = arguments.uri or tracking.check(config_of(arguments.folder).tracking, arguments.folder.absolute().parent)
     run_id = tracking.record(arguments.folder, uri)

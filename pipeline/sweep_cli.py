@@ -127,6 +127,20 @@ def _asked(arguments: argparse.Namespace) -> "tuple[RunConfig, SweepSettings, Pa
     return config, settings, arguments.out or sweeps.folder_of(config, settings)
 
 
+def log(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo log, of a sweep's folder"""
+    import json
+
+    from pipeline import sweep, sweep_tracking, tracking
+
+    folder = arguments.folder.absolute()
+    config, _settings = sweep.kept(folder)
+    uri = arguments.uri or tracking.check(config.tracking, folder.parent)
+    record = sweep_tracking.Record(folder, uri, config.tracking.experiment, folder.name.removeprefix("sweep-"))
+    run_id = record.finish(json.loads((folder / "sweep.json").read_text()))
+    return {"mlflow_run_id": run_id, "tracking_uri": uri}, f"recorded as {run_id}\n{tracking.ui_command(uri)}"
+
+
 def compare(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo compare"""
     from pipeline import compare as comparing
