@@ -63,6 +63,10 @@ def run(
         shutil.rmtree(storage, ignore_errors=True)
         tuner = _fresh(job, trainable, space, search, count, seed, concurrent)
     results: Any = tuner.fit()
+    asked = len(points(space, search, count, seed)) or count
+    ended = [r for r in results if r.error is not None or trial.read(job.place(_point(r.config, job))) is not None]
+    if len(ended) < asked:
+        raise KeyboardInterrupt  # Tune takes it, ends, and returns what there is: no ground to choose and confirm on
     for result in results:
         if result.error is not None:
             _write_down(job, result.config, result.error)

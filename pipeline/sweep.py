@@ -19,7 +19,7 @@ from pydantic import PositiveInt, ValidationError
 from pipeline import ranking, search, spaces
 from pipeline import run as runs
 from pipeline import trial as trials
-from pipeline.artifacts import fingerprint, writable, write_json
+from pipeline.artifacts import digest, fingerprint, writable, write_json
 from pipeline.config import RunConfig, validated
 from pipeline.ranking import Point, Seed
 from pipeline.search import How
@@ -31,6 +31,8 @@ from stages.model import count_layers
 from stages.progress import Board, say
 from stages.scenarios import CHOOSING_ITEMS
 from stages.settings import Settings
+
+KEPT = "sweep.yaml"
 
 
 class SweepSettings(Settings):
@@ -58,7 +60,8 @@ class SweepSettings(Settings):
 
 def folder_of(config: RunConfig, settings: SweepSettings, root: Path = runs.RUNS) -> Path:
     """Where a sweep lies: recipe and space, and the fingerprint of all that decides it."""
-    key = fingerprint(config.model_dump(mode="json", exclude={"tracking"}), settings.model_dump(mode="json"))[:8]
+    own = digest(Path(settings.space)) if Path(settings.space).is_file() else ""
+    key = fingerprint(config.model_dump(mode="json", exclude={"tracking"}), settings.model_dump(mode="json"), own)[:8]
     return root / f"sweep-{config.name}-{Path(settings.space).stem}-{key}"
 
 
@@ -97,23 +100,30 @@ def confirming(config: RunConfig) -> RunConfig:
 
 
 def keep(config: RunConfig, settings: SweepSettings, folder: Path) -> None:
-    """Write what is needed to go on later, and the space's own text."""
+    """Write what is needed to go on later, and the space's own text. Raises UserError if another sweep lies there."""
     writable(folder)
+    if (folder / KEPT).exists():
+        before = kept(folder)
+        same = before[0].model_copy(update={"tracking": config.tracking}) == config
+        if not same or before[1].model_copy(update={"space": settings.space}) != settings:
+            raise UserError(f"{folder} holds another sweep: go on with it by --resume, or name another --out")
     made = {"sweep": settings.model_dump(mode="json"), "config": config.model_dump(mode="json")}
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=110))
-    if (path := Path(settings.space)).is_file():
-        shutil.copy(path, folder / "space.py")
+    (folder / KEPT).write_text(yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=110))
+    path = Path(settings.space)
+    if path.is_file() and not (copy := folder / "space" / path.name).exists():
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
 
 
 def kept(folder: Path) -> tuple[RunConfig, SweepSettings]:
     """What a sweep was started with. Raises UserError if the folder holds none."""
     try:
-        found = yaml.safe_load((folder / "sweep.yaml").read_text())
+        found = yaml.safe_load((folder / KEPT).read_text())
         settings = SweepSettings.model_validate(found["sweep"])
     except (OSError, KeyError, TypeError, yaml.YAMLError, ValidationError) as error:
-        raise UserError(f"{folder} is not a sweep: it has no sweep.yaml that can be read") from error
-    own = folder / "space.py"
-    return validated(found["config"]), settings.model_copy(update={"space": str(own)} if own.is_file() else {})
+        raise UserError(f"{folder} is not a sweep: it has no {KEPT} that can be read") from error
+    own = sorted((folder / "space").glob("*.py"))
+    return validated(found["config"]), settings.model_copy(update={"space": str(own[0])} if own else {})
 
 
 def run(
@@ -137,7 +147,7 @@ def run(
         best = next(p for p in _points(job) if p.name == found["best"])
         say(f"confirming {trials.label(best.values)}")
         found["confirmation"] = [vars(s) for s in confirm(config, job, best, board)]
-    found["seconds"] = round(time.perf_counter() - began, 1)
+    found["seconds"] = round(time.perf_counter() - began, 1)  # of this go alone
     write_json(folder / "sweep.json", found)
     return found
 
@@ -207,7 +217,7 @@ def compose(job: Job, settings: SweepSettings, space: Space) -> dict[str, Any]:
     return {
         "name": job.config.name,
         "model": job.config.model.name,
-        "space": space.name,
+        "space": Path(space.name).stem,
         "about": space.about,
         "settings": settings.model_dump(mode="json"),
         "points": [ranking.to_json(p) for p in [*order, *rest]],

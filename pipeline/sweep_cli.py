@@ -109,8 +109,20 @@ def _asked(arguments: argparse.Namespace) -> "tuple[RunConfig, SweepSettings, Pa
     from pipeline import sweep as sweeps
 
     if arguments.resume:
-        if arguments.recipe:
-            raise UserError("--resume goes on as the sweep was started: leave the recipe and its settings out")
+        others = (
+            "recipe",
+            "space",
+            "search",
+            "points",
+            "seeds",
+            "items",
+            "concurrent",
+            "retries",
+            "search_seed",
+            "out",
+        )
+        if arguments.no_confirm or any(getattr(arguments, key) is not None for key in others):
+            raise UserError("--resume goes on as the sweep was started: leave recipe, settings and options out")
         return (*sweeps.kept(arguments.resume), arguments.resume)
     if not arguments.recipe or not arguments.space:
         raise UserError("name a recipe and a space, such as: soo sweep default --space layers")

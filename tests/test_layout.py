@@ -158,6 +158,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *command: str) -> str:
             "nothing to confirm",
         ),
         (["sweep", "--resume", "nowhere"], "nowhere is not a sweep"),
+        (["sweep", "--resume", "nowhere", "--points", "3"], "leave recipe, settings and options out"),
         (["submit"], "name the command to submit"),
         (["submit", "--", "run", "default", "tracking.uri=http://me:pw@host"], "leave the password out"),
         (["submit", "--env", "SOO_NOT_SET", "--", "doctor"], "no such variable is set here"),

@@ -13,12 +13,12 @@ from pipeline import outcome, ranking, run, search, spaces, sweep, trial
 from pipeline.config import load
 from pipeline.ranking import Point
 from pipeline.trial import Job
+from stages import deception
+from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.progress import Board
 from tests.pretend import BEST, COUNT, job_in, joint, layers, pretend
 from tests.test_run import SETTINGS
-
-pytestmark = pytest.mark.slow
 
 
 def found(job: Job) -> dict[str, Point]:
@@ -27,6 +27,7 @@ def found(job: Job) -> dict[str, Point]:
     return {p.name: p for p in made if p is not None}
 
 
+@pytest.mark.slow
 def test_a_grid_goes_on_past_trials_that_fail_and_die(cluster: None, tmp_path: Path) -> None:
     job = job_in(tmp_path, pause=1)
     search.run(job, layers(), "grid", 1, 0, 2, None, pretend)
@@ -43,6 +44,7 @@ def test_a_grid_goes_on_past_trials_that_fail_and_die(cluster: None, tmp_path: P
     assert {tries.count(by_layer[n].name) for n in (24, 26)} == {2}, "tried again once"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["optuna", "pareto"])
 def test_optuna_finds_the_good_layers(how: search.How, cluster: None, tmp_path: Path) -> None:
     job = job_in(tmp_path)
@@ -55,6 +57,7 @@ def test_optuna_finds_the_good_layers(how: search.How, cluster: None, tmp_path: 
     assert sum(late) / len(late) < sum(early) / len(early), "it did not learn where deception is low"
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_with_the_same_points_and_repeats_none(cluster: None, tmp_path: Path) -> None:
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     for folder in (alone, killed):
@@ -78,6 +81,41 @@ def test_a_killed_search_goes_on_with_the_same_points_and_repeats_none(cluster: 
     assert len(tries) <= COUNT + 1, "more than the running trial began anew"
 
 
+def test_a_folder_keeps_one_sweep_and_its_space(tmp_path: Path) -> None:
+    config, mine, folder = load("default"), tmp_path / "mine.py", tmp_path / "sweep"
+    mine.write_text("SPACE = {}\n")
+    settings = sweep.SweepSettings(space=str(mine), seeds=(3, 4), points=5)
+    sweep.keep(config, settings, folder)
+    sweep.keep(config, settings, folder)
+    name = sweep.folder_of(config, settings)
+    mine.write_text("SPACE = {1: 2}\n")
+    assert sweep.folder_of(config, settings) != name, "an edited space is another sweep"
+    again, found = sweep.kept(folder)
+    assert (again, found.seeds, found.points) == (config, (3, 4), 5)
+    assert Path(found.space).read_text() == "SPACE = {}\n"
+    for other in (settings.model_copy(update={"points": 6}), settings.model_copy(update={"seeds": (3,)})):
+        with pytest.raises(UserError, match="holds another sweep"):
+            sweep.keep(config, other, folder)
+    with pytest.raises(UserError, match="holds another sweep"):
+        sweep.keep(config.model_copy(update={"seed": 9}), settings, folder)
+
+
+def test_trials_are_asked_choosing_items_and_the_confirmation_the_others(tmp_path: Path) -> None:
+    config = load("default")
+    settings = sweep.SweepSettings(space="layers", items=12)
+    tried = deception.select(sweep.choosing(config, settings).deception)
+    assert {i.split for i in tried} == {"choosing"}
+    assert len(tried) == 2 * 12 * len(config.deception.scenarios)
+    confirmed = deception.select(sweep.confirming(config).deception)
+    assert {i.split for i in confirmed} == {"confirming"}
+    assert len([i for i in confirmed if i.scenario == "main"]) == 2 * 200
+    too_few = load("default", ["deception.items=50", "deception.items_of={}"])
+    with pytest.raises(UserError, match="nothing to confirm"):
+        sweep.check(too_few, settings, tmp_path)
+    assert sweep.check(too_few, settings.model_copy(update={"confirm": False}), tmp_path).name == "layers"
+
+
+@pytest.mark.slow
 def test_a_whole_sweep_on_a_tiny_model(cluster: None, tiny: ModelSettings, tmp_path: Path) -> None:
     space_file = tmp_path / "mine.py"
     space_file.write_text('from ray import tune\nSPACE = {"train.overlap.layer": tune.choice([1, 2])}\n')
