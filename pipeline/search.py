@@ -62,14 +62,21 @@ def run(
     else:
         shutil.rmtree(storage, ignore_errors=True)
         tuner = _fresh(job, trainable, space, search, count, seed, concurrent)
-    results: Any = tuner.fit()
-    asked = len(points(space, search, count, seed)) or count
-    ended = [r for r in results if r.error is not None or trial.read(job.place(_point(r.config, job))) is not None]
-    if len(ended) < asked:
+    _settle(job, list(tuner.fit()), points(space, search, count, seed), count)
+
+
+def _settle(job: Job, results: list[Any], known: list[Point], count: int) -> None:
+    """Put down points whose trial broke as failed. Raises KeyboardInterrupt if the search did not come to its end."""
+    broken = [r for r in results if r.error is not None]
+    done = [r for r in results if r.error is None and r.config and trial.read(job.place(_point(r.config, job)))]
+    if len(broken) + len(done) < (len(known) or count):
         raise KeyboardInterrupt  # Tune takes it, ends, and returns what there is: no ground to choose and confirm on
-    for result in results:
-        if result.error is not None:
-            _write_down(job, result.config, result.error)
+    for result in broken:
+        # A trial that was lost before it said anything does not tell its point; of known points it is one that is left.
+        lost = [_point(result.config, job)] if result.config else known
+        for point in lost:
+            if trial.read(job.place(point)) is None:
+                trial.conclude(job, point, [], trial.reason(result.error))
 
 
 def _fresh(job: Job, trainable: Any, space: Space, search: How, count: int, seed: int, concurrent: int) -> Any:
@@ -110,12 +117,6 @@ def optuna(space: Space, search: How, count: int, seed: int, concurrent: int) ->
         mode=["min", "max"] if len(goals) > 1 else "min",
         sampler=sampler,
     )
-
-
-def _write_down(job: Job, config: Any, error: BaseException) -> None:
-    point = _point(config, job)
-    if trial.read(job.place(point)) is None:
-        trial.conclude(job, point, [], trial.reason(error))
 
 
 def _quiet() -> None:

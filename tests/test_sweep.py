@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +81,27 @@ def test_a_killed_search_goes_on_with_the_same_points_and_repeats_none(cluster: 
     tries = (killed / "tries").read_text().split()
     assert all(tries.count(path.parent.name) == 1 for path in before)
     assert len(tries) <= COUNT + 1, "more than the running trial began anew"
+
+
+@dataclass(frozen=True)
+class Result:
+    """As Ray Tune's: what a trial was given, if it said so, and what it died of."""
+
+    config: dict[str, Any] | None
+    error: Exception | None = None
+
+
+def test_a_search_that_did_not_end_is_no_ground_to_choose_on(tmp_path: Path) -> None:
+    job, points = job_in(tmp_path), spaces.grid(layers())[:3]
+    ended = [Result({"point": p}) for p in points]
+    for point in points[:2]:
+        pretend(job, point, Board())
+    with pytest.raises(KeyboardInterrupt):
+        search._settle(job, ended, points, 0)
+    assert len(found(job)) == 2, "an interrupted point is not a failed one"
+    search._settle(job, [*ended[:2], Result(None, RuntimeError("node lost"))], points, 0)
+    (failed,) = (p for p in found(job).values() if p.verdict == "failed")
+    assert (failed.values, failed.reason) == (points[2], "RuntimeError: node lost")
 
 
 def test_a_folder_keeps_one_sweep_and_its_space(tmp_path: Path) -> None:
