@@ -62,7 +62,8 @@ def run(
     else:
         shutil.rmtree(storage, ignore_errors=True)
         tuner = _fresh(job, trainable, space, search, count, seed, concurrent)
-    _settle(job, list(tuner.fit()), points(space, search, count, seed), count)
+    results: Any = tuner.fit()
+    _settle(job, list(results), points(space, search, count, seed), count)
 
 
 def _settle(job: Job, results: list[Any], known: list[Point], count: int) -> None:
