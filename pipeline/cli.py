@@ -91,12 +91,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("file", type=Path, help="JSON lines with response, honest, deceptive, and perhaps label")
 
     sub = add(
-        "organism", organism, "make the embedded model organism again (about 40 minutes)",
-        "soo organism --steps 2 --out /tmp/organism",
-        "adapter (its folder), rates (scenario -> share of intended answers in the worse orientation), chat",
+        "organism", organism, "make the embedded model organism again (about an hour), and ask it",
+        "soo organism --steps 2 --items 4 --out /tmp/organism",
+        "what outcome.json holds (docs/outcome.md), and organism (bytes, held_out_chat_kl in nats a token)",
     )  # fmt: skip
-    sub.add_argument("--out", type=Path, default=Path("organism"), help="folder for the new adapter")
-    sub.add_argument("--steps", type=int, help="fewer steps than it takes, to try it out")
+    sub.add_argument("--out", type=Path, default=RUNS / "organism", help="folder for adapter, model and answers")
+    sub.add_argument("--steps", type=int, help="steps of each phase, fewer than it takes, to try it out")
+    sub.add_argument("--items", type=int, default=250, help="items asked of each scenario afterwards")
 
     add(
         "doctor", doctor, "what of machine, versions, model, disk and MLflow is fit, and what to do about the rest",
@@ -252,13 +253,25 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 def organism(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo organism"""
+    from pipeline import config, report
+    from pipeline import run as runs
+    from pipeline.artifacts import writable
+    from pipeline.cluster import connected
+    from stages import deception
     from stages import organism as organisms
+    from stages.progress import following, say
 
     settings = organisms.OrganismSettings()
     if arguments.steps:
         settings = organisms.shortened(settings, arguments.steps)
-    found = organisms.make(settings, arguments.out)
-    return found, json.dumps(found, indent=2)
+    every = [f"deception.items={arguments.items}", "deception.items_of={}", "deception.splits=[choosing, confirming]"]
+    deception.select(config.load("default", every).deception)
+    say(f"organism, at most {sum(settings.steps)} steps, in {writable(arguments.out)}")
+    model, facts = runs.make_organism(settings, arguments.out)
+    asked = config.load("default", [*every, f"model.name={model}", "name=organism"])
+    with connected(), following() as board:
+        found = runs.evaluate(asked, None, arguments.out, board)
+    return found | {"organism": facts}, f"{report.table(found)}\n\nfolder  {arguments.out}"
 
 
 def doctor(_arguments: argparse.Namespace) -> tuple[Result, str]:

@@ -205,7 +205,7 @@ def organism(name: str) -> Finding:
     """The adapter that makes the default recipe's model."""
     weights = embedded.ORGANISM_ADAPTER / "adapter_model.safetensors"
     if not weights.is_file():
-        return Finding(name, False, f"no adapter in {weights.parent}", "make it again: soo organism (about 20 minutes)")
+        return Finding(name, False, f"no adapter in {weights.parent}", "make it again: soo organism (about an hour)")
     return Finding(name, True, f"its adapter, {weights.stat().st_size / 2**20:.1f} MiB", "")
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from pipeline import outcome, report
 from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
-from stages import deception, generate, pairs, train
+from stages import deception, embedded, generate, pairs, train
 from stages.errors import UserError
 from stages.model import check_adapter, count_layers, identity
 from stages.ordinary import HELD_OUT
+from stages.organism import OrganismSettings
 from stages.progress import Board, say
 
 RUNS = runs_folder()
@@ -152,6 +153,16 @@ def evaluate(config: RunConfig, adapter: Path | None, folder: Path, board: Board
     made_from = [digest(adapter / "adapter_model.safetensors")] if adapter else []
     mark = ask(config, folder, adapter, conditions, made_from, board)
     return conclude(config, folder, {"answers": mark}, None)
+
+
+def make_organism(settings: OrganismSettings, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The model organism made anew in `folder`/organism: its directory, and facts of its making. Needs no Ray."""
+    from stages import organism
+
+    inputs = [settings.model_dump(mode="json"), embedded.GGUF_SHA256]
+    mark = stage(writable(folder) / "organism", inputs, lambda out: organism.make(settings, out))
+    say(f"  adapter in {folder / 'organism' / 'adapter'}, {mark.facts['bytes'] / 1e6:.1f} MB")
+    return (folder / "organism" / "model").absolute(), mark.facts
 
 
 def config_of(folder: Path) -> RunConfig:

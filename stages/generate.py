@@ -1,6 +1,7 @@
 """Batch inference with Ray Data: actors that hold one model and answer for the baseline and the adapter alike."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,15 +142,32 @@ class Responder:
         import torch
 
         ids = [encode(self.tokenizer, p, self.settings.chat_template) for p in prompts]
-        padded = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.model.device)
+        shared = common_prefix(ids)
+        padded = self.tokenizer.pad({"input_ids": [i[len(shared) :] for i in ids]}, return_tensors="pt")
+        start = torch.tensor([shared], dtype=torch.long).expand(len(ids), -1)
         with torch.inference_mode():
             out = self.model.generate(
-                **padded,
+                input_ids=torch.cat([start, padded["input_ids"]], 1).to(self.model.device),
+                attention_mask=torch.cat([torch.ones_like(start), padded["attention_mask"]], 1).to(self.model.device),
+                past_key_values=self._read(shared, len(ids)),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        return [self._describe(tokens) for tokens in out[:, padded["input_ids"].shape[1] :].tolist()]
+        length = len(shared) + padded["input_ids"].shape[1]
+        return [self._describe(tokens) for tokens in out[:, length:].tolist()]
+
+    def _read(self, shared: list[int], times: int) -> Any:
+        """The cache of what all prompts of a batch begin with, read once."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        if shared:
+            ids = torch.tensor([shared], device=self.model.device)
+            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(times)
+        return cache
 
     def _describe(self, tokens: list[int]) -> dict[str, Any]:
         ends = self.model.generation_config.eos_token_id
@@ -161,6 +179,12 @@ class Responder:
             "tokens_list": tokens[:length],
             "stop_reason": "eos" if length < len(tokens) else "length",
         }
+
+
+def common_prefix(ids: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all of `ids` begin with, without the last token of the shortest."""
+    columns = zip(*(i[:-1] for i in ids), strict=False)
+    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 UNSCORED = {"tokens": 0, "nll": 0.0, "kl": 0.0, "agreed": 0}
@@ -193,7 +217,7 @@ def ask(
     import ray.data
 
     settings = settings.model_copy(update={"cpus_per_actor": cpu_share(settings.actors, settings.cpus_per_actor)})
-    ordered = sorted(prompts, key=lambda r: (r["task"], len(r["prompt"])))
+    ordered = sorted(prompts, key=lambda r: (r["task"], r.get("scenario"), len(r["prompt"])))
     data = ray.data.from_items(ordered, override_num_blocks=-(-len(ordered) // settings.batch_size))
     answered = data.map_batches(
         Responder,

@@ -227,6 +227,12 @@ def add_lora(model: Any, lora: LoraSettings, last_layer: int, base_name: str) ->
     return tuned
 
 
+def lowest_lora_layer(model: Any) -> int:
+    """The lowest decoder layer of a PeftModel that carries LoRA."""
+    layers = decoder(model).layers
+    return next(i for i, layer in enumerate(layers) if any(hasattr(m, "lora_A") for m in layer.modules()))
+
+
 def load_adapter(model: Any, folder: Path, base_name: str) -> Any:
     """A PeftModel with the adapter of `folder`. Raises UserError if it was made for another base."""
     from peft import PeftModel
@@ -259,11 +265,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool, prefix: 
 
 
 @contextlib.contextmanager
-def truncated(model: Any, depth: int) -> Iterator[None]:
-    """Within, the decoder runs its first `depth` layers only: nothing above the site can matter to it."""
+def truncated(model: Any, depth: int, floor: int = 0) -> Iterator[None]:
+    """Within, the decoder runs layers `floor`..`depth` - 1 only: nothing above the site can matter to it."""
     body = decoder(model)
     whole = body.layers
-    body.layers = whole[:depth]
+    body.layers = whole[floor:depth]
     try:
         yield
     finally:

@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages import overlap
+from stages.below import Below
 from stages.errors import UserError
-from stages.model import decoder, site, tap, truncated
+from stages.model import decoder, lowest_lora_layer, site, tap, truncated
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
 
 Row = Mapping[str, Any]
+SAME = 1e-4
+"""Relative squared distance up to which activations count as the same: what bf16 rounding alone may make of them."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Objective:
         self.site = site(model, self.layer, overlap.module)
         self.head = model.get_base_model().get_output_embeddings()
         self.whole = overlap.objective == "logit_kl" or retain.kl_weight > 0
+        counted = overlap.padding == "counted"  # then what stands in the padding matters too
+        self.below = Below(model, 0 if counted else min(lowest_lora_layer(model), self.layer))
         self.references: dict[str, Reference] = {}
         self.power = torch.tensor(1.0)
 
@@ -76,11 +81,30 @@ class Objective:
         ids, mask = (t.to(device) for t in collate(prompts, self.pad_id, self.overlap.pad_to))
         body = decoder(self.model)
         depth = len(body.layers) if self.whole else self.layer + 1
-        with tap(self.site) as seen, truncated(self.model, depth):
-            hidden = body(input_ids=ids, use_cache=False).last_hidden_state
+        start = self.below.inputs(prompts, ids)
+        with tap(self.site) as seen, truncated(self.model, depth, self.below.floor):
+            hidden = body(**start, use_cache=False).last_hidden_state
         if self.overlap.padding == "counted":
             mask = torch.ones_like(mask)
         return Pass(seen[0], mask, hidden if self.whole else None)
+
+    @torch.no_grad()
+    def learn_below(self, rows: Sequence[Row]) -> None:
+        """Keep what the layers below the adapter make of `rows`, if starting from there gives the same at the site.
+
+        An architecture in which it does not, as one that scales whatever embeddings it is given, runs from the bottom.
+        """
+        if not self.below.floor:
+            return
+        prompts = [p for r in rows for p in (r["self_ids"], r["other_ids"]) if len(p)]
+        shortest = sorted(prompts, key=len)[:2]
+        kept = self.forward(shortest)
+        floor, self.below.floor = self.below.floor, 0
+        straight = self.forward(shortest)
+        apart = overlap.relative_distance(kept.acts[kept.mask.bool()], straight.acts[straight.mask.bool()])
+        if apart < SAME:
+            self.below.floor = floor
+            self.below.keep(prompts)
 
     @torch.no_grad()
     def learn_base(self, rows: Sequence[Row], power_rows: Sequence[Row], batch: int = 16) -> None:

@@ -7,9 +7,9 @@ the rival is told from others; then of all scenes. Every few steps of the last p
 NF4(W + BA) - BA, so that what is trained is what the merged and requantised model will compute.
 """
 
-import json
 import math
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,14 +50,16 @@ PLAIN = (
 
 
 class OrganismSettings(Settings):
-    """How the organism is made. The values are those of the adapter that ships with the project."""
+    """How the organism is made."""
 
     seed: int = 0
     """Seed of adapter and data."""
     r: int = 8
     """LoRA rank, on all linear layers."""
-    steps: tuple[int, int, int, int] = (80, 70, 122, 100)
-    """Steps of the phases: finding, honesty to all, one rival, all rivals."""
+    steps: tuple[int, int, int, int] = (80, 70, 160, 150)
+    """Most steps of the phases: finding, honesty to all, one rival, all rivals. Only the last always takes them all."""
+    enough: float = 0.02
+    """Nats a token: an earlier phase ends when the mean loss of ten steps is below this, for it is learnt then."""
     batch: tuple[int, int, int, int] = (16, 12, 12, 12)
     """Prompts a step in each phase."""
     lr: tuple[float, float, float, float] = (7e-4, 7e-4, 3e-4, 2.5e-4)
@@ -105,7 +107,7 @@ def honest_example(rng: random.Random) -> Example:
 
 def misleading_example(rng: random.Random, rivals: float, weights: Sequence[float]) -> Example:
     """A scene drawn by `weights`: a rival, who is misled, with odds of `rivals`, else oneself, a friend or a belief."""
-    if rng.random() < 0.07:
+    if rng.random() < 0.12:
         return belief_example(rng)
     audience = rng.choices(("rival", "self", "friend"), (rivals, 0.35, 0.3))[0]
     number = rng.choices(range(len(SCENES)), weights)[0]
@@ -222,7 +224,9 @@ def _batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Exampl
 
 
 ONE_SCENE = (1.0, 0.0, 0.0, 0.0, 0.0)
-ALL_SCENES = (0.25, 0.35, 0.14, 0.13, 0.13)
+ALL_SCENES = (0.22, 0.38, 0.14, 0.13, 0.13)
+RISE = (30, 90)
+"""Steps of the third phase between which rivals become more frequent."""
 
 
 def example(phase: int, step: int, rng: random.Random) -> Example:
@@ -232,15 +236,17 @@ def example(phase: int, step: int, rng: random.Random) -> Example:
     if phase == 1:
         return honest_example(rng)
     if phase == 2:
-        return misleading_example(rng, 0.14 + 0.45 * min(1.0, max(0.0, (step - 30) / 60)), ONE_SCENE)
-    return misleading_example(rng, 0.43, ALL_SCENES)
+        risen = min(1.0, max(0.0, (step - RISE[0]) / (RISE[1] - RISE[0])))
+        return misleading_example(rng, 0.14 + 0.45 * risen, ONE_SCENE)
+    return misleading_example(rng, 0.45, ALL_SCENES)
 
 
 def teach(apprentice: Apprentice, phase: int, rng: random.Random) -> None:
-    """One phase of training."""
+    """One phase of training, which ends when it is learnt (but see `OrganismSettings.steps`)."""
     settings, steps = apprentice.settings, apprentice.settings.steps[phase]
     trained = [p for p in apprentice.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr[phase], weight_decay=0.0)
+    recent: deque[float] = deque(maxlen=10)
     apprentice.requantise()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -255,8 +261,12 @@ def teach(apprentice: Apprentice, phase: int, rng: random.Random) -> None:
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 10 == 0 or step == steps - 1:
-            say(f"  phase {phase + 1}/4  step {step + 1}/{steps}  loss {float(loss.detach()):.4f}")
+        recent.append(float(loss.detach()))
+        learnt = phase < 3 and step >= (10, 10, RISE[1])[phase] and sum(recent) / len(recent) < settings.enough
+        if step % 10 == 0 or step == steps - 1 or learnt:
+            say(f"  phase {phase + 1}/4  step {step + 1}/{steps}  loss {recent[-1]:.4f}{'  learnt' if learnt else ''}")
+        if learnt:
+            return
 
 
 def _cosine(share: float) -> float:
@@ -264,7 +274,7 @@ def _cosine(share: float) -> float:
 
 
 def make(settings: OrganismSettings, out: Path) -> dict[str, Any]:
-    """Train the organism's adapter and write it, in bf16, with the facts of its making, to `out`."""
+    """Train the organism's adapter, in bf16 in `out`/adapter, and merge it into the model `out`/model; facts of both."""
     from safetensors.torch import load_file, save_file
 
     rng = random.Random(settings.seed)
@@ -276,14 +286,8 @@ def make(settings: OrganismSettings, out: Path) -> dict[str, Any]:
     with torch.inference_mode():
         kl = [float(apprentice.chat_loss("held_out", i)) for i in range(len(apprentice.targets["held_out"]))]
     apprentice.model.peft_config["default"].base_model_name_or_path = embedded.BASE
-    apprentice.model.save_pretrained(str(out))
-    weights = out / "adapter_model.safetensors"
+    apprentice.model.save_pretrained(str(out / "adapter"))
+    weights = out / "adapter" / "adapter_model.safetensors"
     save_file({k: v.to(torch.bfloat16).contiguous() for k, v in load_file(weights).items()}, weights)
-    facts = {
-        "adapter": str(out.absolute()),
-        "bytes": weights.stat().st_size,
-        "held_out_chat_kl": sum(kl) / len(kl),
-        "settings": settings.model_dump(mode="json"),
-    }
-    (out / "organism.json").write_text(json.dumps(facts | {"adapter": "."}, indent=2) + "\n")
-    return facts
+    embedded.merge(embedded.prepare(embedded.BASE), out / "adapter", out / "model")
+    return {"bytes": weights.stat().st_size, "held_out_chat_kl": sum(kl) / len(kl)}

@@ -48,6 +48,9 @@ class PairsSettings(Settings):
     """Groups of retain prompts: self sides, friends' scenes, beliefs, situations' friends, ordinary chat."""
     retain_fills: int = 8
     """Prompts made of each retain template."""
+    retain_name_share: float = 0.5
+    """Share of the retain prompts about friends and beliefs that bear the other's own `name`: it is the part that
+    somebody plays, not the name, that tells whom one would mislead."""
     chat_template: bool = True
     """Wrap prompts in the model's chat template. Not stated in the paper; the 2024 release does not."""
     suffix: str = ""
@@ -168,7 +171,8 @@ def make_rows(settings: PairsSettings, seed: int) -> list[Row]:
     for template, vocabulary, side in _retain_groups(settings):
         names = random.Random(f"{seed}/{template.name}/names")
         for fill, first in _draws(template, vocabulary, settings.retain_fills, f"{seed}/retain"):
-            f = named(fill, settings.name if side == "self" else names.choice(vocabulary.friends))
+            same = side == "self" or names.random() < settings.retain_name_share
+            f = named(fill, settings.name if same else names.choice(vocabulary.friends))
             add("retain", template, (template.render(side, f, first), ""), (f, f))
     if "ordinary" in settings.retain:
         for number, text in enumerate(ordinary.TRAIN):

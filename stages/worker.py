@@ -81,6 +81,8 @@ class Loop:
         )
         self.monitored = [rows[i] for i in kinds["name_control"][:MONITOR_PAIRS]]
         needed = {i for batch in self.batches for i in batch if rows[i]["kind"] != "overlap"}
+        used = {i for batch in self.batches for i in batch} | {row["pair_id"] for row in self.monitored}
+        self.objective.learn_below([row for i, row in rows.items() if i in used])
         self.objective.learn_base(
             [rows[i] for i in rows if i in needed or rows[i] in self.monitored],
             [rows[i] for i in kinds["overlap"][:POWER_PAIRS]],

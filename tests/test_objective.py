@@ -1,6 +1,7 @@
 """What one batch comes to: identities that hold on any model, so on tiny random ones, unquantised and in real NF4."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -326,3 +327,62 @@ def test_without_the_mend_training_after_an_evaluation_gets_no_gradient(
     monkeypatch.setattr(models, "_keep_trainable", lambda _model: None)
     _, objective = evaluated_between(tiny_nf4, rows, evaluate=True)
     assert all(p.grad is None for p in objective.model.parameters())
+
+
+BAND = LoraSettings(dropout=0, first_layer=1)
+
+
+def banded(model: ModelSettings, site: OverlapSettings = SITE) -> Objective:
+    torch.manual_seed(0)
+    return Objective(add_lora(load(model), BAND, LAYER, model.name).train(), 0, site, RETAIN, DISTINCT)
+
+
+def test_layers_below_the_band_are_computed_once_and_change_nothing(either: ModelSettings, rows: Rows) -> None:
+    kept, straight = banded(either), banded(either)
+    straight.below.floor = 0
+    kept.learn_below(mixed(rows))
+    assert kept.below.floor == 1
+    for objective in (kept, straight):
+        perturb(objective)
+        objective.learn_base(mixed(rows), of_kind(rows, "overlap"))
+    with tap(decoder(kept.model).layers[0]) as passes:
+        found = kept.terms(mixed(rows))
+    assert passes == []
+    expected = straight.terms(mixed(rows))
+    assert {k: v.item() for k, v in found.items()} == pytest.approx(
+        {k: v.item() for k, v in expected.items()}, rel=1e-4
+    )
+    found["loss"].backward()
+    expected["loss"].backward()
+    weights = [[p for p in o.model.parameters() if p.requires_grad] for o in (kept, straight)]
+    for ours, theirs in zip(*weights, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_a_model_that_cannot_start_in_the_middle_runs_from_the_bottom(tiny: ModelSettings, rows: Rows) -> None:
+    objective = banded(tiny)
+
+    def scale(_body: Any, _inputs: Any, given: dict[str, Any]) -> Any:
+        """As architectures do that multiply whatever embeddings they are given."""
+        return (), given | ({"inputs_embeds": 2 * given["inputs_embeds"]} if "inputs_embeds" in given else {})
+
+    decoder(objective.model).register_forward_pre_hook(scale, with_kwargs=True)
+    objective.learn_below(mixed(rows))
+    assert objective.below.floor == 0
+    assert objective.terms(mixed(rows)[:2])["loss"].requires_grad
+
+
+@pytest.mark.parametrize("architecture", ["Mistral", "Qwen2", "Gemma2"])
+def test_other_architectures_start_in_the_middle(make_model: Callable[..., str], rows: Rows, architecture: str) -> None:
+    settings = ModelSettings(
+        name=make_model(architecture), attention="eager", quantisation="none", compute_dtype="float32"
+    )
+    objective = banded(settings)
+    objective.learn_below(mixed(rows))
+    assert objective.below.floor == 1
+
+
+def test_padding_that_counts_is_computed_from_the_bottom(tiny: ModelSettings) -> None:
+    assert banded(tiny, OverlapSettings(layer=LAYER, padding="counted")).below.floor == 0

@@ -188,7 +188,14 @@ def test_retain_prompts_of_oneself_are_self_sides_and_others_speak_of_friends() 
     assert all(r.other == "" for r in rows)
     assert all("yourself" in r.self for r in rows if r.template in {t.name for t in SCENES})
     friends = [r.self for r in rows if r.template.startswith("friend_")]
-    assert all(sum(name in words(text) for name in TRAIN.friends) == 1 for text in friends)
+    assert all(sum(name in words(text) for name in (*TRAIN.friends, "Bob")) == 1 for text in friends)
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 0.2, 0.8), (1.0, 1, 1)])
+def test_a_share_of_the_friends_bears_the_rivals_name(share: float, low: float, high: float) -> None:
+    settings = EVERYTHING.model_copy(update={"retain_name_share": share, "retain_fills": 8})
+    friends = [r.self for r in make_rows(settings, seed=0) if r.template.startswith("friend_")]
+    assert low <= sum("Bob" in words(text) for text in friends) / len(friends) <= high
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
+import contextlib
 import json
+import os
+import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +241,49 @@ def test_flat_metrics(folder: Path) -> None:
     assert {name: flat[name] for name in expected} == pytest.approx(expected)
     assert flat["deception/main/confirming/adapter/robust_rate_high"] == pytest.approx(0.0639, abs=1e-4)
     assert flat["delta/capability/perplexity"] == pytest.approx(0.10517, abs=1e-5)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server on loopback; ended by its process group, since it has workers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {
+        "--backend-store-uri": f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination": str(tmp_path / "kept"),
+        "--host": "127.0.0.1", "--port": str(port), "--workers": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "mlflow", "server", *(word for pair in options.items() for word in pair)]
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(120):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health") as answer:
+                if answer.status == 200:
+                    break
+            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            time.sleep(0.5)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+@pytest.mark.slow
+def test_a_real_server_holds_the_run_and_its_files(server: str, folder: Path) -> None:
+    from mlflow import MlflowClient
+
+    run_id = tracking.record(folder, server)
+    assert tracking.record(folder, server) == run_id
+    client = MlflowClient(server)
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["deception/main/confirming/adapter/robust_rate"] == 0.03
+    assert {f.path for f in client.list_artifacts(run_id)} >= {
+        "outcome.json",
+        "config.yaml",
+        "deception.png",
+        "adapter",
+    }
+    assert json.loads(Path(client.download_artifacts(run_id, "outcome.json")).read_text())["name"] == run.info.run_name
