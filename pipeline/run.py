@@ -34,6 +34,10 @@ def check(config: RunConfig, folder: Path) -> None:
     layer = config.train.overlap.layer - config.train.overlap.layer_base
     if not 0 <= layer < layers:
         raise UserError(f"train.overlap.layer={config.train.overlap.layer} is beyond the model's {layers} layers")
+    lora = config.train.lora
+    top = layers - 1 if config.train.overlap.objective == "logit_kl" else layer
+    if lora.first_layer > (top if lora.last_layer is None else lora.last_layer):
+        raise UserError(f"no layer carries LoRA: train.lora.first_layer={lora.first_layer} is above the last, {top}")
     writable(folder)
 
 

@@ -48,7 +48,9 @@ def load(name: str, config: RunConfig, layers: int) -> Space:
     module = _module(name)
     found = getattr(module, "SPACE", None)
     if found is None and callable(maker := getattr(module, "space", None)):
-        offered = {"layers": layers, "site": config.train.overlap.layer - config.train.overlap.layer_base}
+        train = config.train
+        site = train.overlap.layer - train.overlap.layer_base
+        offered = {"layers": layers, "site": site, "first": train.lora.first_layer}
         found = maker(**{k: v for k, v in offered.items() if k in inspect.signature(maker).parameters})
     if not isinstance(found, Mapping) or not found:
         raise UserError(

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from pipeline import search, spaces, trial
-from pipeline.config import load
+from pipeline.config import RunConfig, load
 from pipeline.ranking import Point
 from pipeline.spaces import Space
 from pipeline.trial import Job
@@ -33,17 +33,22 @@ def pretend(job: Job, point: spaces.Point, _board: Board) -> Point:
     return trial.conclude(job, point, [seed(0 if reasons else deceptive, 50 - deceptive, reasons=reasons)])
 
 
+def recipe() -> RunConfig:
+    """The default recipe with LoRA on all layers up to the site."""
+    return spaces.with_point(load("default"), {"train.lora.first_layer": 0})
+
+
 def job_in(folder: Path, pause: int = 0) -> Job:
     """A job that never asks a model. Each try lasts `pause` tenths of a second, and is tried again as often."""
-    return Job(folder.absolute(), load("default"), (0,), pause, ())
+    return Job(folder.absolute(), recipe(), (0,), pause, ())
 
 
 def layers() -> Space:
-    return spaces.load("layers", load("default"), 30)
+    return spaces.load("layers", recipe(), 30)
 
 
 def joint() -> Space:
-    return spaces.load("layers_and_weights", load("default"), 26)
+    return spaces.load("layers_and_weights", recipe(), 26)
 
 
 def drive(folder: str, pause: int) -> None:

@@ -97,7 +97,13 @@ def test_a_jobs_exit_code_and_message_come_back(head: str) -> None:
 
 @pytest.mark.slow
 def test_a_submitted_run_is_found_by_its_id(head: str, tiny: ModelSettings, tmp_path: Path) -> None:
-    settings = [*SETTINGS, "train.steps=2", "deception.scenarios=[main]", "deception.items=2"]
+    settings = [
+        *SETTINGS,
+        "train.lora.first_layer=0",
+        "train.steps=2",
+        "deception.scenarios=[main]",
+        "deception.items=2",
+    ]
     done = submitted(
         head, "--storage", str(tmp_path / "runs"), "--", "run", "default", f"model.name={tiny.name}", *settings
     )

@@ -142,7 +142,14 @@ def test_trials_are_asked_choosing_items_and_the_confirmation_the_others(tmp_pat
 def test_a_whole_sweep_on_a_tiny_model(cluster: None, tiny: ModelSettings, tmp_path: Path) -> None:
     space_file = tmp_path / "mine.py"
     space_file.write_text('from ray import tune\nSPACE = {"train.overlap.layer": tune.choice([1, 2])}\n')
-    changes = ("deception.items=52", "deception.splits=[confirming]", "deception.scenarios=[main]", "train.steps=2")
+    changes = (
+        "deception.items=52",
+        "deception.splits=[confirming]",
+        "deception.scenarios=[main]",
+        "train.steps=2",
+        "train.lora.first_layer=0",
+        "train.lora.last_layer=null",
+    )
     config = load("default", [f"model.name={tiny.name}", *SETTINGS, *changes])
     settings = sweep.SweepSettings(space=str(space_file), search="grid", seeds=(1,), items=2)
     folder = tmp_path / "sweep"

@@ -25,7 +25,8 @@ def test_the_spaces_are_all_there() -> None:
 @pytest.mark.parametrize("layers", [2, 4, 30, 86])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_point_of_a_shipped_space_is_a_valid_config(name: str, layers: int) -> None:
-    config = spaces.with_point(load("default"), {"train.overlap.layer": min(20, layers - 1)})
+    site = {"train.overlap.layer": min(20, layers - 1), "train.lora.first_layer": min(10, layers // 2)}
+    config = spaces.with_point(load("default"), site)
     space = spaces.load(name, config, layers)
     assert space.about
     points = spaces.draw(space, 20, 0)
@@ -42,6 +43,9 @@ def test_every_point_of_a_shipped_space_is_a_valid_config(name: str, layers: int
 
 def test_layers_are_at_least_eight_and_bands_are_all_below_the_site(config: RunConfig) -> None:
     layers = [p["train.overlap.layer"] for p in spaces.grid(spaces.load("layers", config, LAYERS))]
+    assert layers == list(range(10, 27, 2)), "the recipe's LoRA begins at layer 10"
+    whole = spaces.with_point(config, {"train.lora.first_layer": 0})
+    layers = [p["train.overlap.layer"] for p in spaces.grid(spaces.load("layers", whole, LAYERS))]
     assert layers == list(range(6, 27, 2))
     bands = [p["train.lora"] for p in spaces.grid(spaces.load("bands", config, LAYERS))]
     assert len(bands) == 10

@@ -1,7 +1,8 @@
-"""Where in the model: the layer of the site, from a fifth of the depth to nine tenths, in about ten steps.
+"""Where in the model: the layer of the site, in about ten steps up to nine tenths of the depth.
 
 The workable band is narrow and differs from model to model (Mistral 16 of 32, Gemma-2 14 of 46), so it has to be found.
-LoRA reaches up to the site's layer unless the recipe says otherwise. Layers count from the recipe's `layer_base`.
+The steps begin at a fifth of the depth, or at the recipe's lowest LoRA layer; LoRA reaches from there up to the site
+unless the recipe says otherwise, so train.lora.first_layer=0 gives all sites room. Layers count from `layer_base`.
 """
 
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 from ray import tune
 
 
-def space(layers: int) -> dict[str, Any]:
-    """The space for a model of `layers` decoder layers."""
-    return {"train.overlap.layer": tune.choice(spread(layers))}
+def space(layers: int, first: int) -> dict[str, Any]:
+    """The space for a model of `layers` decoder layers, of which `first` is the lowest that carries LoRA."""
+    return {"train.overlap.layer": tune.choice(spread(layers, first))}
 
 
-def spread(layers: int) -> list[int]:
+def spread(layers: int, first: int) -> list[int]:
     """Layers to try, evenly spread."""
-    low, high = layers // 5, layers * 9 // 10
-    return list(range(low, max(low + 1, high), max(1, (high - low) // 10)))
+    low, high = max(layers // 5, first), layers * 9 // 10
+    return list(range(low, max(low + 1, high), max(1, round((high - low) / 9))))

@@ -6,6 +6,6 @@ from tune_spaces import layers as layer_space
 from tune_spaces import loss_weights
 
 
-def space(layers: int) -> dict[str, Any]:
-    """The space for a model of `layers` decoder layers."""
-    return {**layer_space.space(layers), **loss_weights.SPACE}
+def space(layers: int, first: int) -> dict[str, Any]:
+    """The space for a model of `layers` decoder layers, of which `first` is the lowest that carries LoRA."""
+    return {**layer_space.space(layers, first), **loss_weights.SPACE}
