@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import socket
+import sys
 from collections.abc import Iterator
 
 from stages.errors import UserError
@@ -24,18 +26,22 @@ def connected(cpus: int | None = None) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            _knock(address)
+            with _hushed():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            os.environ["RAY_AUTH_MODE"] = "disabled"  # nobody else can reach it: it listens on loopback only
-            ray.init(
-                "local",
-                num_cpus=cpus or os.cpu_count(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+            _stay_on_loopback()
+            os.environ["RAY_AUTH_MODE"] = "disabled"  # nobody on another machine can reach it
+            with _hushed():
+                ray.init(
+                    "local",
+                    num_cpus=cpus or os.cpu_count(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                )
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "a private Ray on this machine"
         raise UserError(f"cannot use {where}: {str(error).strip().splitlines()[0]}") from error
     try:
@@ -43,6 +49,39 @@ def connected(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Within, nothing is written to stderr: Ray's C++ side announces there how quiet it will be."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError within seconds if nobody listens there: Ray itself would wait without end."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def _stay_on_loopback() -> None:
+    """Let the Ray that is started next, and its gloo groups, listen on this machine only.
+
+    Ray takes `_node_ip_address=127.0.0.1` for the machine's outer address, except where it believes that there can be no
+    cluster (Ray issue 26293). Its processes read that from the environment, this one has read it on import.
+    """
+    from ray._private import ray_constants
+
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
 
 
 def _settle() -> None:
