@@ -201,7 +201,8 @@ def test_an_unwritable_folder_is_one_line_and_exit_2(
 ) -> None:
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "run"
-    line = refusal(capsys, "run", "default", f"model.name={tiny.name}", "train.overlap.layer=2", "--out", str(out))
+    settings = (f"model.name={tiny.name}", "train.overlap.layer=2", "train.lora.first_layer=0")
+    line = refusal(capsys, "run", "default", *settings, "--out", str(out))
     assert line == f"soo: cannot write to {out}: Not a directory"
 
 

@@ -15,7 +15,8 @@ from stages.model import ModelSettings
 pytestmark = pytest.mark.slow
 SETTINGS = (
     "model.attention=eager", "pairs.fills=4", "pairs.retain_fills=2", "pairs.control_fills=2", "train.overlap.layer=2",
-    "train.lora.last_layer=2", "train.steps=6", "train.checkpoint_every=2", "train.log_every=1", "train.batch_pairs=2",
+    "train.lora.first_layer=0", "train.lora.last_layer=2",
+    "train.steps=6", "train.checkpoint_every=2", "train.log_every=1", "train.batch_pairs=2",
     "train.batch_retain=2", "train.warmup=0", "deception.items=3", "deception.items_of={}",
     "deception.splits=[choosing]", "generate.max_new_tokens=4", "capability.prompts=2", "generate.probe_tokens=4",
 )  # fmt: skip
