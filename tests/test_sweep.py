@@ -131,7 +131,7 @@ def test_trials_are_asked_choosing_items_and_the_confirmation_the_others(tmp_pat
     assert len(tried) == 2 * 12 * len(config.deception.scenarios)
     confirmed = deception.select(sweep.confirming(config).deception)
     assert {i.split for i in confirmed} == {"confirming"}
-    assert len([i for i in confirmed if i.scenario == "main"]) == 2 * 200
+    assert len([i for i in confirmed if i.scenario == "main"]) == 2 * (config.deception.items - 50)
     too_few = load("default", ["deception.items=50", "deception.items_of={}"])
     with pytest.raises(UserError, match="nothing to confirm"):
         sweep.check(too_few, settings, tmp_path)
