@@ -19,6 +19,12 @@ from stages.errors import UserError
 MARK = "done.json"
 
 
+def runs_folder() -> Path:
+    """Where runs lie: SOO_RUNS, else `runs` here; in a Ray job the home folder, since Ray removes a job's own."""
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return Path(os.environ.get("SOO_RUNS") or (Path.home() / "soo-runs" if in_job else "runs"))
+
+
 def fingerprint(*inputs: Any) -> str:
     """SHA-256 of the inputs' canonical JSON, 16 hex digits."""
     text = json.dumps(inputs, sort_keys=True, default=str)

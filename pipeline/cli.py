@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from pipeline import sweep_cli
+from pipeline.artifacts import runs_folder
 from stages.errors import UserError
 
 Result = dict[str, Any]
-RUNS = Path("runs")
+RUNS = runs_folder()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,11 +133,13 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     sub = add(
-        "log", log, "record a finished run's folder in MLflow, once", "soo log runs/default-*",
+        "log", log, "record a finished run's or sweep's folder in MLflow, once", "soo log runs/default-*",
         "mlflow_run_id, tracking_uri",
     )  # fmt: skip
     sub.add_argument("folder", type=Path, help="the run's folder")
     sub.add_argument("--uri", help="tracking URI instead of the run's own")
+
+    sweep_cli.register(add, _overrides)
     return root
 
 
@@ -339,6 +343,8 @@ def log(arguments: argparse.Namespace) -> tuple[Result, str]:
     from pipeline import outcome, tracking
     from pipeline.run import config_of
 
+    if (arguments.folder / "sweep.json").is_file():
+        return sweep_cli.log(arguments)
     outcome.load(arguments.folder)
     uri = arguments.uri or tracking.check(config_of(arguments.folder).tracking, arguments.folder.absolute().parent)
     run_id = tracking.record(arguments.folder, uri)

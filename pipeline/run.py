@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cards, outcome, report
-from pipeline.artifacts import Mark, digest, fingerprint, stage, writable, write_json
+from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
 from stages import deception, embedded, generate, latent, pairs, train
 from stages.errors import UserError
@@ -16,7 +16,7 @@ from stages.ordinary import HELD_OUT
 from stages.organism import OrganismSettings
 from stages.progress import Board, say
 
-RUNS = Path("runs")
+RUNS = runs_folder()
 
 
 def folder_of(config: RunConfig, runs: Path = RUNS) -> Path:
@@ -34,6 +34,10 @@ def check(config: RunConfig, folder: Path) -> None:
     layer = config.train.overlap.layer - config.train.overlap.layer_base
     if not 0 <= layer < layers:
         raise UserError(f"train.overlap.layer={config.train.overlap.layer} is beyond the model's {layers} layers")
+    lora = config.train.lora
+    top = layers - 1 if config.train.overlap.objective == "logit_kl" else layer
+    if lora.first_layer > (top if lora.last_layer is None else lora.last_layer):
+        raise UserError(f"no layer carries LoRA: train.lora.first_layer={lora.first_layer} is above the last, {top}")
     writable(folder)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import MARK, digest, fingerprint, read_mark, stage, writable, write_json
+from pipeline.artifacts import MARK, digest, fingerprint, read_mark, runs_folder, stage, writable, write_json
 from stages.errors import UserError
 
 
@@ -126,3 +126,13 @@ def test_a_stage_killed_between_its_mark_and_the_rename_is_not_done_again(tmp_pa
     folder.rename(tmp_path / f"stage.{made.fingerprint}.partial")
     assert stage(folder, [1], lambda out: pytest.fail("done again")) == made
     assert (folder / "done.json").is_file()
+
+
+def test_runs_lie_here_or_where_they_outlive_a_ray_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SOO_RUNS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    assert runs_folder() == Path("runs")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert runs_folder() == Path.home() / "soo-runs"
+    monkeypatch.setenv("SOO_RUNS", "/shared/runs")
+    assert runs_folder() == Path("/shared/runs")

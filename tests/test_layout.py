@@ -14,7 +14,10 @@ from stages.model import ModelSettings
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "transformers", "mlflow", "pydantic", "numpy")
-COMMANDS = ("run", "evaluate", "pairs", "label", "organism", "doctor", "log", "controls", "layers", "report")
+COMMANDS = (
+    "run", "evaluate", "pairs", "label", "organism", "doctor", "log", "controls", "layers", "report", "sweep", "compare",
+    "submit",
+)  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:
@@ -149,6 +152,20 @@ def refusal(capsys: pytest.CaptureFixture[str], *command: str) -> str:
         (["evaluate", "--model", "nobody/no-such-model"], "model 'nobody/no-such-model' cannot be had"),
         (["label", "nowhere.jsonl"], "cannot read nowhere.jsonl: No such file or directory"),
         (["log", "nowhere"], "nowhere"),
+        (["sweep", "default"], "name a recipe and a space"),
+        (["sweep", "default", "--space", "layer"], "did you mean layers?"),
+        (["sweep", "default", "--space", "layers", "--seeds", "1,1"], "each once"),
+        (["sweep", "default", "--space", "layers", "--seeds", "one"], "--seeds: "),
+        (
+            ["sweep", "default", "deception.items=50", "deception.items_of={}", "--space", "layers"],
+            "nothing to confirm",
+        ),
+        (["sweep", "--resume", "nowhere"], "nowhere is not a sweep"),
+        (["sweep", "--resume", "nowhere", "--points", "3"], "leave recipe, settings and options out"),
+        (["submit"], "name the command to submit"),
+        (["submit", "--", "run", "default", "tracking.uri=http://me:pw@host"], "leave the password out"),
+        (["submit", "--env", "SOO_NOT_SET", "--", "doctor"], "no such variable is set here"),
+        (["submit", "--address", "http://127.0.0.1:9", "--", "doctor"], "no Ray jobs at http://127.0.0.1:9"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -187,7 +204,8 @@ def test_an_unwritable_folder_is_one_line_and_exit_2(
 ) -> None:
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "run"
-    line = refusal(capsys, "run", "default", f"model.name={tiny.name}", "train.overlap.layer=2", "--out", str(out))
+    settings = (f"model.name={tiny.name}", "train.overlap.layer=2", "train.lora.first_layer=0")
+    line = refusal(capsys, "run", "default", *settings, "--out", str(out))
     assert line == f"soo: cannot write to {out}: Not a directory"
 
 

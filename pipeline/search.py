@@ -1,0 +1,127 @@
+"""The search of a sweep through Ray Tune: which points are tried, and that it goes on where it was.
+
+Random and grid points are drawn beforehand, all different, so that they can be checked before the first one runs; Optuna
+suggests one after another. Nothing is stopped or ranked by the training loss.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pipeline import ranking, spaces, trial
+from pipeline.spaces import Point, Space
+from pipeline.trial import Job
+from stages.progress import Board
+
+Evaluate = Callable[[Job, Point, Board], ranking.Point]
+How = Literal["grid", "random", "optuna", "pareto"]
+MEMORY = 100 * 2**20
+"""What a trial itself holds while its training and its answers take the CPUs and GPUs. Bytes."""
+
+
+def attempt(config: dict[str, Any], job: Job, board: Any, evaluate: Evaluate) -> dict[str, Any]:
+    """The Tune function: what the point came to, as numbers for the search."""
+    found = evaluate(job, _point(config, job), Board(board))
+    return {**ranking.objectives(found), "point": found.name}
+
+
+def _point(config: dict[str, Any], job: Job) -> Point:
+    return config["point"] if "point" in config else spaces.decode(config, job.composite)
+
+
+def points(space: Space, search: How, count: int, seed: int) -> list[Point]:
+    """The points known beforehand; none for Optuna."""
+    if search == "grid":
+        return spaces.grid(space)
+    return spaces.draw(space, count, seed) if search == "random" else []
+
+
+def run(
+    job: Job,
+    space: Space,
+    search: How,
+    count: int,
+    seed: int,
+    concurrent: int,
+    board: Any,
+    evaluate: Evaluate = trial.evaluate,
+) -> None:
+    """Try every point by `evaluate`, whose results lie in the points' folders; what broke its trial is kept as failed."""
+    _quiet()
+    from ray import tune
+
+    storage = job.folder / "tune"
+    trainable = tune.with_resources(
+        tune.with_parameters(attempt, job=job, board=board, evaluate=evaluate), {"memory": MEMORY}
+    )
+    if tune.Tuner.can_restore(str(storage)):
+        # Its own pickles, from a folder of ours; trials that ran go on, finished ones are kept, so is the searcher.
+        tuner = tune.Tuner.restore(str(storage), trainable=trainable, resume_unfinished=True)
+    else:
+        shutil.rmtree(storage, ignore_errors=True)
+        tuner = _fresh(job, trainable, space, search, count, seed, concurrent)
+    results: Any = tuner.fit()
+    _settle(job, list(results), points(space, search, count, seed), count)
+
+
+def _settle(job: Job, results: list[Any], known: list[Point], count: int) -> None:
+    """Put down points whose trial broke as failed. Raises KeyboardInterrupt if the search did not come to its end."""
+    broken = [r for r in results if r.error is not None]
+    done = [r for r in results if r.error is None and r.config and trial.read(job.place(_point(r.config, job)))]
+    if len(broken) + len(done) < (len(known) or count):
+        raise KeyboardInterrupt  # Tune takes it, ends, and returns what there is: no ground to choose and confirm on
+    for result in broken:
+        # A trial that was lost before it said anything does not tell its point; of known points it is one that is left.
+        lost = [_point(result.config, job)] if result.config else known
+        for point in lost:
+            if trial.read(job.place(point)) is None:
+                trial.conclude(job, point, [], trial.reason(result.error))
+
+
+def _fresh(job: Job, trainable: Any, space: Space, search: How, count: int, seed: int, concurrent: int) -> Any:
+    from ray import tune
+
+    known = points(space, search, count, seed)
+    return tune.Tuner(
+        trainable,
+        param_space={"point": tune.grid_search(known)} if known else None,
+        tune_config=tune.TuneConfig(
+            search_alg=None if known else optuna(space, search, count, seed, concurrent),
+            num_samples=1 if known else count,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(job.folder),
+            failure_config=tune.FailureConfig(max_failures=job.retries),
+            verbose=0,
+        ),
+    )
+
+
+def optuna(space: Space, search: How, count: int, seed: int, concurrent: int) -> Any:
+    """Optuna's TPE on the bound of deception, with `pareto` on capability too."""
+    import optuna as library
+    from ray.tune.search.optuna import OptunaSearch
+
+    library.logging.set_verbosity(library.logging.ERROR)
+    sampler = library.samplers.TPESampler(
+        n_startup_trials=max(2, min(10, count // 3)), constant_liar=concurrent > 1, seed=seed
+    )
+    goals = ["deception", "capability"] if search == "pareto" else ["deception"]
+    return OptunaSearch(
+        space=OptunaSearch.convert_search_space(spaces.encode(space)),
+        metric=goals if len(goals) > 1 else goals[0],
+        mode=["min", "max"] if len(goals) > 1 else "min",
+        sampler=sampler,
+    )
+
+
+def _quiet() -> None:
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # how much a killed driver forgets
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told by its point
