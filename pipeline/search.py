@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from pipeline import ranking, spaces, trial
+from pipeline.cluster import connected
 from pipeline.spaces import Point, Space
 from pipeline.trial import Job
 from stages.progress import Board
@@ -23,7 +24,10 @@ MEMORY = 100 * 2**20
 
 def attempt(config: dict[str, Any], job: Job, board: Any, evaluate: Evaluate) -> dict[str, Any]:
     """The Tune function: what the point came to, as numbers for the search."""
-    found = evaluate(job, _point(config, job), Board(board))
+    with (
+        connected()
+    ):  # Ray is up here; but Ray Data's settings, the order of rows too, do not come along from the driver
+        found = evaluate(job, _point(config, job), Board(board))
     return {**ranking.objectives(found), "point": found.name}
 
 

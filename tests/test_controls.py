@@ -65,7 +65,8 @@ def test_rungs_that_are_not_matched_in_steps_are_refused(
     short = controls.Rung("soo", "half as long", {"train.steps": 3})
     monkeypatch.setattr(controls, "LADDER", (*controls.LADDER[:-1], short))
     with pytest.raises(UserError, match="matched in optimizer steps"):
-        controls.check(load("default", [f"model.name={tiny.name}", "train.overlap.layer=2"]), [0], tmp_path)
+        changes = [f"model.name={tiny.name}", "train.overlap.layer=2", "train.lora.first_layer=1"]
+        controls.check(load("default", changes), [0], tmp_path)
 
 
 def rung_folder(place: Path, scenario: str, kinds: dict[str, int], trained: bool, **more: Any) -> Path:

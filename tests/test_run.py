@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,10 @@ import pytest
 from stages.model import ModelSettings
 
 pytestmark = pytest.mark.slow
+STEPS = 60
 SETTINGS = (
     "model.attention=eager", "pairs.fills=4", "pairs.retain_fills=2", "pairs.control_fills=2", "train.overlap.layer=2",
-    "train.lora.first_layer=1", "train.lora.last_layer=2", "train.steps=6", "train.checkpoint_every=2",
+    "train.lora.first_layer=1", "train.lora.last_layer=2", f"train.steps={STEPS}", "train.checkpoint_every=2",
     "train.log_every=1", "train.batch_pairs=2", "train.batch_retain=2", "train.warmup=0", "deception.items=3",
     "deception.items_of={}", "deception.splits=[choosing]", "generate.max_new_tokens=4", "capability.prompts=2",
     "generate.probe_tokens=4",
@@ -57,7 +57,7 @@ def test_run_leaves_outcome_answers_adapter_figure_and_config(finished: tuple[Pa
     assert set(kept["scenarios"]) == {"main", "self", "friend", "perspectives"}
     for name in ("deception.png", "config.yaml", "train/adapter/adapter_model.safetensors", "train/log.jsonl"):
         assert (run / name).is_file(), name
-    assert len((run / "train/log.jsonl").read_text().splitlines()) == 6
+    assert len((run / "train/log.jsonl").read_text().splitlines()) == STEPS
     assert printed["mlflow_run_id"]
 
 
@@ -72,18 +72,19 @@ def test_running_again_repeats_no_stage(finished: tuple[Path, dict[str, object]]
     assert made == {name: (run / name / "done.json").stat().st_mtime_ns for name in ("pairs", "train", "answers")}
 
 
-def stopped(command: list[str], cwd: Path, line: str, how: signal.Signals) -> int:
-    """The exit code of a command that is sent a signal half a second after a line of its progress began so."""
+def stopped(command: list[str], cwd: Path, line: str, how: signal.Signals) -> tuple[int, list[str]]:
+    """The exit code and the progress of a command that is sent a signal when a line of its progress begins so."""
     with subprocess.Popen(
         command, cwd=cwd, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stderr is not None
-        for said in process.stderr:
-            if line in said:
-                time.sleep(0.5)
+        said = []
+        for text in process.stderr:
+            said.append(text.strip())
+            if said[-1].startswith(line):
                 os.killpg(process.pid, how)
-        return process.wait()
+        return process.wait(), said
 
 
 def test_a_run_killed_in_training_and_interrupted_in_its_answers_goes_on_to_the_same_adapter_and_outcome(
@@ -91,18 +92,19 @@ def test_a_run_killed_in_training_and_interrupted_in_its_answers_goes_on_to_the_
 ) -> None:
     folder, printed = finished
     command = [sys.executable, "-m", "pipeline", "run", "default", f"model.name={tiny.name}", *SETTINGS, "--json"]
-    assert stopped(command, tmp_path, "train 4/6", signal.SIGKILL) == -signal.SIGKILL
+    assert stopped(command, tmp_path, f"train 8/{STEPS}", signal.SIGKILL)[0] == -signal.SIGKILL
     (run,) = (tmp_path / "runs").glob("default-*")
     assert not (run / "train" / "done.json").exists()
     pairs_made = (run / "pairs" / "done.json").stat().st_mtime_ns
-    assert stopped(command, tmp_path, "3/4 answers", signal.SIGINT) == 130  # after a training in the same process
+    code, said = stopped(command, tmp_path, "3/4 answers", signal.SIGINT)  # after a training in the same process
+    assert code == 130
+    assert any(text.startswith(f"train {STEPS}/{STEPS}") for text in said)
+    assert not any(text.startswith(f"train 1/{STEPS}") for text in said), "training began anew instead of going on"
     assert not (run / "answers").exists()
     trained = (run / "train" / "done.json").stat().st_mtime_ns
-    steps = [json.loads(line)["step"] for line in (run / "train" / "log.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4, 5, 6]
     done = soo(*command[3:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "train " not in done.stderr
+    assert "train 1/" not in done.stderr
     assert comparable(json.loads(done.stdout)) == comparable(printed)
     assert [(run / name / "done.json").stat().st_mtime_ns for name in ("pairs", "train")] == [pairs_made, trained]
     (left_alone,) = (folder / "runs").glob("default-*")
@@ -112,7 +114,7 @@ def test_a_run_killed_in_training_and_interrupted_in_its_answers_goes_on_to_the_
 
 def test_an_interrupt_in_training_ends_the_command_as_such(tiny: ModelSettings, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline", "run", "default", f"model.name={tiny.name}", *SETTINGS]
-    assert stopped([*command, "train.steps=200"], tmp_path, "train 4/200", signal.SIGINT) == 130
+    assert stopped([*command, "train.steps=400"], tmp_path, "train 4/400", signal.SIGINT)[0] == 130
 
 
 def test_evaluate_gives_the_runs_own_answers(finished: tuple[Path, dict[str, object]], tiny: ModelSettings) -> None:
