@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel
 
 from pipeline.config import RunConfig, flatten, key_paths, load, recipes, to_yaml, validated
+from pipeline.run import folder_of
 from stages.errors import UserError
 
 EXPECTED = {
@@ -28,6 +29,7 @@ def test_every_recipe_loads_and_round_trips(recipe: str, tmp_path: Path) -> None
     again.write_text(to_yaml(config))
     assert load(str(again)) == config
     assert to_yaml(load(str(again))) == to_yaml(config)
+    assert folder_of(load(str(again))) == folder_of(config)  # 0 and 0.0 are equal, but not to a fingerprint
 
 
 @pytest.mark.parametrize(
