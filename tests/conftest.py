@@ -1,6 +1,7 @@
 """Tiny random models, prompts tokenised for them, and one Ray for the whole session. Nothing reaches the network."""
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: threads would only wait for one another
@@ -25,8 +26,6 @@ LAYERS = 4
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Tiny models of earlier sessions are gone, and their kept weights of no use."""
-    import shutil
-
     for folder in CACHE.glob("nf4-*"):
         shutil.rmtree(folder)
 
@@ -38,6 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
         for item in marked if not torch.cuda.is_available() else ():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    for item in items:
+        if "browser" in item.keywords and not shutil.which("chromium"):
+            item.add_marker(pytest.mark.skip(reason="needs Chromium: apt-get install chromium"))
 
 
 def save_tokenizer(folder: Path) -> int:
