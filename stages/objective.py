@@ -116,6 +116,7 @@ class Objective:
         else:
             file = self.below.share(prompts, shared, model)
             if not _same(self.forward(shortest), straight):
+                self.below.kept.clear()
                 raise RuntimeError(f"{file} is not what this model makes of its prompts: remove it")
 
     @torch.no_grad()
