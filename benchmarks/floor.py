@@ -14,14 +14,9 @@ Shape = tuple[int, int]
 def linears(model: Any, first: int, last: int) -> Iterator[Shape]:
     """(inputs, outputs) of every linear layer of decoder layers `first`..`last`."""
     for layer in decoder(model).layers[first : last + 1]:
-        for module in layer.modules():
-            weight = getattr(module, "weight", None)
-            if isinstance(module, nn.Linear) and weight is not None and weight.ndim == 2 and not _is_lora(module):
+        for name, module in layer.named_modules():
+            if isinstance(module, nn.Linear) and "lora_" not in name:
                 yield module.in_features, module.out_features
-
-
-def _is_lora(module: nn.Linear) -> bool:
-    return min(module.in_features, module.out_features) <= 64
 
 
 class Products:
