@@ -15,7 +15,8 @@ import torch
 
 from benchmarks import floor, released
 from benchmarks.timing import machine, side_by_side
-from stages.model import LoraSettings, ModelSettings, add_lora, decoder, encode, load, load_tokenizer, number_type
+from stages.adapter import LoraSettings, add_lora
+from stages.model import ModelSettings, decoder, encode, load, load_tokenizer, number_type
 from stages.objective import Objective
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
 from stages.pairs import PairsSettings, make_rows, tokenise

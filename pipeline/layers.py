@@ -10,8 +10,9 @@ from pipeline import run as runs
 from pipeline.artifacts import digest, fingerprint, writable
 from pipeline.config import RunConfig, load, to_yaml
 from pipeline.figure import DPI, WIDTH
+from stages.adapter import check_adapter
 from stages.latent import POOLINGS, propose, specificity
-from stages.model import check_adapter, count_layers
+from stages.model import count_layers
 from stages.probes import KINDS
 from stages.progress import following, say
 

@@ -10,9 +10,10 @@ from pipeline import cards, outcome, report
 from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
 from stages import deception, embedded, generate, latent, pairs, train
+from stages.adapter import check_adapter
 from stages.behaviour import Questions
 from stages.errors import UserError
-from stages.model import check_adapter, count_layers, identity
+from stages.model import count_layers, identity
 from stages.ordinary import HELD_OUT
 from stages.organism import OrganismSettings
 from stages.progress import Board, say

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages.model import ModelSettings, encode, load, load_adapter, load_tokenizer
+from stages.adapter import load_adapter
+from stages.model import ModelSettings, encode, load, load_tokenizer
 from stages.progress import Board
 from stages.resources import cpu_share
 from stages.settings import Settings

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.model import ModelSettings, SiteModule, decoder, encode, load, load_adapter, load_tokenizer, site
+from stages.adapter import load_adapter
+from stages.model import ModelSettings, SiteModule, decoder, encode, load, load_tokenizer, site
 from stages.objective import collate
 from stages.overlap import gap, pool
 from stages.pairs import PairsSettings

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages import overlap
+from stages.adapter import lowest_lora_layer
 from stages.below import Below
 from stages.errors import UserError
-from stages.model import decoder, lowest_lora_layer, site, tap, truncated
+from stages.model import decoder, site, tap, truncated
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
 
 Row = Mapping[str, Any]

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
+from stages.adapter import LoraSettings
 from stages.behaviour import BehaviourSettings, Questions
 from stages.errors import UserError
-from stages.model import LoraSettings, ModelSettings
+from stages.model import ModelSettings
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
 from stages.resources import cpu_share
 from stages.settings import Settings

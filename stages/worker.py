@@ -13,8 +13,9 @@ import torch.distributed
 from safetensors.torch import load_file, save_file
 
 from stages import behaviour
+from stages.adapter import add_lora
 from stages.behaviour import Questions
-from stages.model import ModelSettings, add_lora, decoder, load, load_tokenizer
+from stages.model import ModelSettings, decoder, load, load_tokenizer
 from stages.objective import Objective
 from stages.progress import Board
 from stages.train import TrainSettings, learning_rate, plan, schedule

@@ -12,8 +12,9 @@ from torch import Tensor
 from pipeline import layers
 from pipeline.config import load
 from stages import latent, ordinary
+from stages.adapter import LoraSettings, add_lora
 from stages.latent import LatentSettings, Prober, at_site, both_mse, propose, reduce, specificity
-from stages.model import LoraSettings, ModelSettings, add_lora, encode
+from stages.model import ModelSettings, encode
 from stages.model import load as load_model
 from stages.pairs import PairsSettings
 from stages.probes import KINDS, make_probes

@@ -12,18 +12,15 @@ import torch
 
 from stages import embedded
 from stages import model as model_module
+from stages.adapter import LoraSettings, add_lora, check_adapter, load_adapter
 from stages.errors import UserError
 from stages.model import (
-    LoraSettings,
     ModelSettings,
     SiteModule,
-    add_lora,
-    check_adapter,
     count_layers,
     decoder,
     encode,
     load,
-    load_adapter,
     load_tokenizer,
     locate,
     quantised,

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from stages import model as models
 from stages import overlap
+from stages.adapter import LoraSettings, add_lora
 from stages.errors import UserError
 from stages.generate import GenerateSettings, Responder
-from stages.model import LoraSettings, ModelSettings, SiteModule, add_lora, decoder, load, tap
+from stages.model import ModelSettings, SiteModule, decoder, load, tap
 from stages.objective import Objective, collate
 from stages.overlap import DistinctSettings, OverlapSettings, Pooling, RetainSettings
 

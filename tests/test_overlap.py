@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.model import LoraSettings, ModelSettings, add_lora, encode, load, load_tokenizer
+from stages.adapter import LoraSettings, add_lora
+from stages.model import ModelSettings, encode, load, load_tokenizer
 from stages.objective import Objective
 from stages.overlap import (
     DistinctSettings,

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from stages.adapter import LoraSettings
 from stages.errors import UserError
-from stages.model import LoraSettings, ModelSettings, load
+from stages.model import ModelSettings, load
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
 from stages.train import TrainSettings, fit, learning_rate, plan, schedule
 from stages.worker import Loop

@@ -16,9 +16,10 @@ from pipeline import layers, metrics, outcome, report, report_page, tracking
 from pipeline.artifacts import write_json
 from pipeline.config import DamageSettings, TrackingSettings, load
 from pipeline.page import Text
+from stages.adapter import LoraSettings, add_lora
 from stages.errors import UserError
 from stages.latent import Prober, at_site, reduce
-from stages.model import LoraSettings, ModelSettings, add_lora, decoder
+from stages.model import ModelSettings, decoder
 from stages.model import load as load_model
 from stages.outcomes import label, score, states_intent
 from stages.overlap import OverlapSettings, RetainSettings, overlap_mse, pool
