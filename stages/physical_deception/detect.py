@@ -1,0 +1,40 @@
+"""Whether mean self-other overlap tells a deceptive agent from an honest one, as the number of episodes grows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Of one agent: the log self-other distance summed over each episode, and over how many moves; both [episodes]."""
+
+    total: Tensor
+    moves: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean over all moves of all episodes."""
+        return float(self.total.sum() / self.moves.sum().clamp(min=1))
+
+
+def accuracy(honest: Overlaps, deceptive: Overlaps, episodes: int, draws: int, seed: int) -> float:
+    """How often the honest agent has the smaller mean distance, each mean over `episodes` episodes drawn anew.
+
+    That the smaller distance is the honest one is the paper's claim, so below 0.5 means that it is the other way round.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (_means(agent, episodes, draws, generator) for agent in (honest, deceptive))
+    return float((first < second).float().mean())
+
+
+def _means(agent: Overlaps, episodes: int, draws: int, generator: torch.Generator) -> Tensor:
+    drawn = torch.randint(len(agent.total), (draws, episodes), generator=generator)
+    return agent.total[drawn].sum(1) / agent.moves[drawn].sum(1)
+
+
+def across(honest: list[Overlaps], deceptive: list[Overlaps]) -> float:
+    """Share of pairs of an honest and a deceptive agent, of whatever seeds, in which the honest has the smaller distance."""
+    pairs = [h.mean < d.mean for h in honest for d in deceptive]
+    return sum(pairs) / len(pairs)
