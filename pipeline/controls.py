@@ -87,6 +87,9 @@ def check(config: RunConfig, seeds: Sequence[int], folder: Path) -> int:
         raise UserError(
             "the recipe has no overlap term (train.overlap.weight is 0), so there is nothing to control for"
         )
+    looks = config.train.behaviour
+    if looks.stop_at is not None or looks.give_up_at is not None:
+        raise UserError("controls must be matched in steps, but train.behaviour may end a training early")
     if "main" not in config.deception.scenarios:
         raise UserError("controls are compared on scenario main, which deception.scenarios does not hold")
     steps = set()

@@ -10,6 +10,7 @@ from pipeline import cards, outcome, report
 from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
 from stages import deception, embedded, generate, latent, pairs, train
+from stages.behaviour import Questions
 from stages.errors import UserError
 from stages.model import check_adapter, count_layers, identity
 from stages.ordinary import HELD_OUT
@@ -83,13 +84,26 @@ def fine_tune(config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark
     say("2/4 fine-tuning")
 
     def make(out: Path) -> dict[str, Any]:
-        adapter = train.fit(config.train, config.model, pairs_folder / "pairs", config.seed, out, board.actor)
+        pairs_made = pairs_folder / "pairs"
+        adapter = train.fit(config.train, config.model, pairs_made, config.seed, out, board.actor, questions)
         return adapter.final
 
+    questions = looked_at(config)
     inputs = [config.train.model_dump(), config.model.model_dump(), identity(config.model), config.seed]
+    inputs += [questions and vars(questions)]
     mark = stage(folder / "train", [*inputs, prompts.fingerprint], make, keep_partial=True)
     say(f"  adapter in {folder / 'train' / 'adapter'}")
     return mark
+
+
+def looked_at(config: RunConfig) -> Questions | None:
+    """What a look at behaviour asks while training: choosing items alone, worded as in the evaluation."""
+    settings = config.train.behaviour
+    if not settings.every:
+        return None
+    asked = {"scenarios": ("main",), "splits": ("choosing",), "items": settings.items, "items_of": {}}
+    rows = [vars(i) for i in deception.select(config.deception.model_copy(update=asked))]
+    return Questions(rows, config.generate.chat_template, config.generate.max_new_tokens)
 
 
 def ask(

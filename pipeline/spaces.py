@@ -45,9 +45,9 @@ def names() -> list[str]:
 
 def load(name: str, config: RunConfig, layers: int) -> Space:
     """The space of that name or path, for a model of so many layers. Raises UserError for whatever is wrong with it."""
-    module = _module(name)
-    found = getattr(module, "SPACE", None)
-    if found is None and callable(maker := getattr(module, "space", None)):
+    found_in = module(name)
+    found = getattr(found_in, "SPACE", None)
+    if found is None and callable(maker := getattr(found_in, "space", None)):
         train = config.train
         site = train.overlap.layer - train.overlap.layer_base
         offered = {"layers": layers, "site": site, "first": train.lora.first_layer}
@@ -56,12 +56,13 @@ def load(name: str, config: RunConfig, layers: int) -> Space:
         raise UserError(
             f"space {name} has no SPACE (config path -> Tune sampler) and no function `space` that gives one"
         )
-    space = Space(name, (module.__doc__ or "").strip().partition("\n")[0], dict(found))
+    space = Space(name, (found_in.__doc__ or "").strip().partition("\n")[0], dict(found))
     _check(space, config)
     return space
 
 
-def _module(name: str) -> Any:
+def module(name: str) -> Any:
+    """The Python module of a space. Raises UserError if there is none, or it cannot be read."""
     if name in names():
         return importlib.import_module(f"tune_spaces.{name}")
     path = Path(name)
@@ -74,15 +75,15 @@ def _module(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(unique, path)
     if spec is None or spec.loader is None:
         raise UserError(f"space {name} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = module
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = made
     try:
-        spec.loader.exec_module(module)
+        spec.loader.exec_module(made)
     except Exception as error:  # a user's file may raise anything
         raise UserError(
             f"space {name} cannot be read: {type(error).__name__}: {str(error).split(chr(10))[0]}"
         ) from error
-    return module
+    return made
 
 
 def _check(space: Space, config: RunConfig) -> None:

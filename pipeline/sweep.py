@@ -69,7 +69,7 @@ def check(config: RunConfig, settings: SweepSettings, folder: Path) -> Space:
     """The space. Raises UserError for anything that would fail later: before any model is loaded."""
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise UserError("--seeds needs at least one seed, and each once")
-    space = spaces.load(settings.space, config, count_layers(config.model))
+    spaces.module(settings.space)  # a wrong name is told before a model is looked for
     if settings.search == "pareto" and not config.capability.prompts:
         raise UserError("--search pareto needs capability.prompts above 0")
     if settings.confirm:
@@ -79,6 +79,7 @@ def check(config: RunConfig, settings: SweepSettings, folder: Path) -> Space:
             raise UserError(
                 f"nothing to confirm the best point with ({error}); raise deception.items or --no-confirm"
             ) from error
+    space = spaces.load(settings.space, config, count_layers(config.model))
     trial_config = choosing(config, settings)
     tried = search.points(space, settings.search, settings.points, settings.search_seed)
     for point in tried or spaces.draw(space, 3, settings.search_seed):

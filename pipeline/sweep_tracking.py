@@ -125,9 +125,9 @@ def metrics(point: Point) -> dict[str, float]:
         "point/deception_worst_seed": max(s.deception for s in point.seeds),
         "point/honesty": point.honesty,
         "point/position_bias": max(s.position for s in point.seeds),
-        "point/damaged": float(point.verdict == "damaged"),
-        "point/works": float(point.verdict == "works"),
-        "point/seeds": float(len(point.seeds)),
+        "verdict/damaged": float(point.verdict == "damaged"),
+        "verdict/works": float(point.verdict == "works"),
+        "verdict/seeds": float(len(point.seeds)),
     }
     perplexities = [s.perplexity for s in point.seeds if s.perplexity is not None]
     if point.capability is not None and perplexities:

@@ -32,17 +32,17 @@ def cache_folder() -> Path:
 def prepare(name: str) -> Path:
     """The directory of an embedded model, made on first use. Raises UserError if the package is missing or altered."""
     if name == BASE:
-        return _once(cache_folder() / f"smollm2-{GGUF_SHA256[:8]}", _convert)
+        return once(cache_folder() / f"smollm2-{GGUF_SHA256[:8]}", _convert)
     if name == ORGANISM:
         weights = ORGANISM_ADAPTER / "adapter_model.safetensors"
         if not weights.exists():
             raise UserError(f"the organism's adapter is missing ({weights}); make it with: soo organism")
         key = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
-        return _once(cache_folder() / f"organism-{key}", lambda out: merge(prepare(BASE), ORGANISM_ADAPTER, out))
+        return once(cache_folder() / f"organism-{key}", lambda out: merge(prepare(BASE), ORGANISM_ADAPTER, out))
     raise UserError(f"no embedded model is called {name!r}; there are {BASE} and {ORGANISM}")
 
 
-def _once(folder: Path, make: Callable[[Path], None]) -> Path:
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
     """Make `folder` aside and rename it into place, so that a reader never sees a half-made one."""
     if folder.exists():
         return folder

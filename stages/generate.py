@@ -1,7 +1,6 @@
 """Batch inference with Ray Data: actors that hold one model and answer for the baseline and the adapter alike."""
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from stages.model import ModelSettings, encode, load, load_adapter, load_tokeniz
 from stages.progress import Board
 from stages.resources import cpu_share
 from stages.settings import Settings
+from stages.speak import Speaker
 
 Condition = Literal["baseline", "adapter"]
 
@@ -67,6 +67,7 @@ class Responder:
         if adapter is not None:
             self.model = load_adapter(self.model, adapter, model.name)
         self.model.eval()
+        self.answer = Speaker(self.model, self.tokenizer, settings.chat_template).answer
         self.bare = False
         self.kept: tuple[tuple[str, ...], list[dict[str, Any]], list[tuple[Any, Any]]] | None = None
         self.done, self.began = 0, time.perf_counter()
@@ -136,55 +137,6 @@ class Responder:
         with self.model.disable_adapter():
             yield
         self.bare = False
-
-    def answer(self, prompts: Sequence[str], max_new_tokens: int) -> list[dict[str, Any]]:
-        """Greedy answers with their tokens and why they stopped (eos or length)."""
-        import torch
-
-        ids = [encode(self.tokenizer, p, self.settings.chat_template) for p in prompts]
-        shared = common_prefix(ids)
-        padded = self.tokenizer.pad({"input_ids": [i[len(shared) :] for i in ids]}, return_tensors="pt")
-        start = torch.tensor([shared], dtype=torch.long).expand(len(ids), -1)
-        with torch.inference_mode():
-            out = self.model.generate(
-                input_ids=torch.cat([start, padded["input_ids"]], 1).to(self.model.device),
-                attention_mask=torch.cat([torch.ones_like(start), padded["attention_mask"]], 1).to(self.model.device),
-                past_key_values=self._read(shared, len(ids)),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
-        length = len(shared) + padded["input_ids"].shape[1]
-        return [self._describe(tokens) for tokens in out[:, length:].tolist()]
-
-    def _read(self, shared: list[int], times: int) -> Any:
-        """The cache of what all prompts of a batch begin with, read once."""
-        import torch
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.model.config)
-        if shared:
-            ids = torch.tensor([shared], device=self.model.device)
-            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache.batch_repeat_interleave(times)
-        return cache
-
-    def _describe(self, tokens: list[int]) -> dict[str, Any]:
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
-        length = next((i for i, t in enumerate(tokens) if t in ends), len(tokens))
-        return {
-            "response": str(self.tokenizer.decode(tokens[:length], skip_special_tokens=True)).strip(),
-            "new_tokens": length,
-            "tokens_list": tokens[:length],
-            "stop_reason": "eos" if length < len(tokens) else "length",
-        }
-
-
-def common_prefix(ids: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens that all of `ids` begin with, without the last token of the shortest."""
-    columns = zip(*(i[:-1] for i in ids), strict=False)
-    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 UNSCORED = {"tokens": 0, "nll": 0.0, "kl": 0.0, "agreed": 0}

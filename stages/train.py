@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
+from stages.behaviour import BehaviourSettings, Questions
 from stages.errors import UserError
 from stages.model import LoraSettings, ModelSettings
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
@@ -51,6 +52,7 @@ class TrainSettings(Settings):
     """AdamW's."""
     max_grad_norm: float | None = 1.0
     """Gradients are scaled down to this norm."""
+    behaviour: BehaviourSettings = BehaviourSettings()
     log_every: PositiveInt = 10
     """Steps between two lines of the log."""
     checkpoint_every: PositiveInt = 25
@@ -133,10 +135,19 @@ def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
     return settings.lr * rise * (0.1 + 0.9 * 0.5 * (1 + float(np.cos(np.pi * step / steps))))
 
 
-def fit(settings: TrainSettings, model: ModelSettings, pairs: Path, seed: int, out: Path, board: Any = None) -> Adapter:
+def fit(
+    settings: TrainSettings,
+    model: ModelSettings,
+    pairs: Path,
+    seed: int,
+    out: Path,
+    board: Any = None,
+    questions: Questions | None = None,
+) -> Adapter:
     """Train an adapter on the tokenised pairs under `pairs` (Parquet) and leave it in `out`/adapter.
 
-    Run again with the same `out`, it goes on from the last checkpoint. `board` is a progress board's actor.
+    Run again with the same `out`, it goes on from the last checkpoint. `board` is a progress board's actor; `questions`
+    are those of `settings.behaviour`.
     """
     import ray.data
     import ray.train
@@ -158,6 +169,7 @@ def fit(settings: TrainSettings, model: ModelSettings, pairs: Path, seed: int, o
             "model": model.model_dump(mode="json"),
             "seed": seed,
             "board": board,
+            "questions": questions,
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers,

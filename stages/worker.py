@@ -12,6 +12,8 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file, save_file
 
+from stages import behaviour
+from stages.behaviour import Questions
 from stages.model import ModelSettings, add_lora, decoder, load, load_tokenizer
 from stages.objective import Objective
 from stages.progress import Board
@@ -30,11 +32,15 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(settings.cpus_per_worker or 1)
     rows = {row["pair_id"]: row for row in ray.train.get_dataset_shard("pairs").iter_rows()}
-    loop = Loop(settings, model_settings, rows, seed, rank, world)
+    loop = Loop(settings, model_settings, rows, seed, rank, world, config["questions"])
     board_say = board.say if rank == 0 else lambda _line: None
-    while loop.step < loop.steps:
+    while not loop.over:
+        if loop.step == 0 and (seen := loop.look()):
+            board_say(behaviour.describe(seen))
         line = loop.advance()
-        last = loop.step == loop.steps
+        if seen := loop.look():
+            board_say(behaviour.describe(seen))
+        last = loop.over
         if loop.step == 1 or loop.step % settings.log_every == 0 or last:
             line |= loop.objective.monitor(loop.monitored) if loop.monitored else {}
             loop.log.append(line)
@@ -56,7 +62,14 @@ class Loop:
     """A training run in progress: all its state is here, and all of it is in a checkpoint or follows from the seed."""
 
     def __init__(
-        self, settings: TrainSettings, model: ModelSettings, rows: dict[str, Any], seed: int, rank: int, world: int
+        self,
+        settings: TrainSettings,
+        model: ModelSettings,
+        rows: dict[str, Any],
+        seed: int,
+        rank: int,
+        world: int,
+        questions: Questions | None = None,
     ) -> None:
         self.settings, self.rows, self.seed, self.rank, self.world = settings, rows, seed, rank, world
         torch.manual_seed(seed)
@@ -76,8 +89,11 @@ class Loop:
         batches = plan({kind: len(ids) for kind, ids in kinds.items()}, settings)
         self.batches = schedule(kinds, settings, batches, seed)
         self.steps = batches // settings.accumulation
+        self.questions, self.ended = questions, False
+        self.tokenizer = load_tokenizer(model)
+        self.tokenizer.padding_side = "left"  # to speak; what is trained on is padded by the objective
         self.objective = Objective(
-            self.model, load_tokenizer(model).pad_token_id, settings.overlap, settings.retain, settings.distinct
+            self.model, self.tokenizer.pad_token_id, settings.overlap, settings.retain, settings.distinct
         )
         self.monitored = [rows[i] for i in kinds["name_control"][:MONITOR_PAIRS]]
         needed = {i for batch in self.batches for i in batch if rows[i]["kind"] != "overlap"}
@@ -107,6 +123,27 @@ class Loop:
             raise RuntimeError(f"the loss or its gradient is not finite at step {self.step + 1}: {sums}")
         self.step += 1
         return {"step": self.step, **sums, "grad_norm": norm, "seconds_a_step": time.perf_counter() - began}
+
+    @property
+    def over(self) -> bool:
+        """Whether the last step is done, or behaviour has ended the training."""
+        return self.ended or self.step >= self.steps
+
+    def look(self) -> dict[str, float]:
+        """A look at behaviour if one is due, kept in the log; it may end the training. Empty if none is, or on rank 1-."""
+        settings = self.settings.behaviour
+        if self.questions is None or not settings.every or self.step % settings.every:
+            return {}
+        line: dict[str, float] = {}
+        if self.rank == 0:
+            line = {"step": float(self.step)} | behaviour.look(self.model, self.tokenizer, self.questions)
+            self.log.append(line)
+            self.ended = behaviour.ends(settings, self.log)
+        if self.world > 1:  # the first worker decides for all
+            decision = torch.tensor(float(self.ended), device=self.model.device)
+            torch.distributed.broadcast(decision, 0)
+            self.ended = bool(decision)
+        return line
 
     def _share(self, batch: list[str]) -> list[str]:
         """This worker's contiguous part of each kind."""
@@ -171,3 +208,4 @@ class Loop:
             self.optimizer.state[p] = {"step": state[f"{name}/step"]} | moments
         self.step = int(json.loads((folder / "step.json").read_text())["step"])
         self.log = [json.loads(text) for text in (folder / "log.jsonl").read_text().splitlines()]
+        self.ended = self.questions is not None and behaviour.ends(self.settings.behaviour, self.log)

@@ -1,6 +1,7 @@
 """Tiny random models, prompts tokenised for them, and one Ray for the whole session. Nothing reaches the network."""
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: threads would only wait for one another
@@ -13,12 +14,20 @@ import pytest
 
 from stages.model import ModelSettings
 
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "soo"
+os.environ["SOO_CACHE"] = str(CACHE)  # the embedded models stay there, and tiny ones do not fill the user's own
 Rows = dict[str, dict[str, Any]]
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 LAYERS = 4
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Tiny models of earlier sessions are gone, and their kept weights of no use."""
+    for folder in CACHE.glob("nf4-*"):
+        shutil.rmtree(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
         for item in marked if not torch.cuda.is_available() else ():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    for item in items:
+        if "browser" in item.keywords and not shutil.which("chromium"):
+            item.add_marker(pytest.mark.skip(reason="needs Chromium: apt-get install chromium"))
 
 
 def save_tokenizer(folder: Path) -> int:
@@ -158,7 +170,9 @@ def _build(settings: Any, model: ModelSettings, seed: int, out: Path) -> Any:
     return pairs.Prompts(out / "pairs", {kind: sum(r.kind == kind for r in made) for kind in {r.kind for r in made}})
 
 
-def _fit(settings: Any, model: ModelSettings, folder: Path, seed: int, out: Path, board: Any = None) -> Any:
+def _fit(
+    settings: Any, model: ModelSettings, folder: Path, seed: int, out: Path, board: Any = None, questions: Any = None
+) -> Any:
     import pyarrow.parquet
 
     from stages.train import Adapter
@@ -168,9 +182,12 @@ def _fit(settings: Any, model: ModelSettings, folder: Path, seed: int, out: Path
         def _resume(self) -> None: ...
 
     rows = {r["pair_id"]: r for r in pyarrow.parquet.read_table(folder).to_pylist()}
-    loop = Alone(settings, model, rows, seed, rank=0, world=1)
-    while loop.step < loop.steps:
-        loop.log.append(loop.advance() | loop.objective.monitor(loop.monitored))
+    loop = Alone(settings, model, rows, seed, 0, 1, questions)
+    loop.look()
+    while not loop.over:
+        line = loop.advance()
+        loop.look()
+        loop.log.append(line | loop.objective.monitor(loop.monitored))
     loop.save(out)
     return Adapter(out / "adapter", out / "log.jsonl", loop.log[-1])
 

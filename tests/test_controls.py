@@ -50,6 +50,7 @@ def test_a_recipe_without_retain_term_has_no_rung_for_it_alone() -> None:
         (["pairs.pairing=shuffled"], [0], "a control itself"),
         (["train.overlap.weight=0"], [0], "nothing to control for"),
         (["deception.scenarios=[self]"], [0], "scenario main"),
+        (["train.behaviour.every=10", "train.behaviour.stop_at=0.9"], [0], "matched in steps"),
         ([], [], "each seed once"),
         ([], [1, 1], "each seed once"),
     ],

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.generate import GenerateSettings, Responder, common_prefix
+from stages.generate import GenerateSettings, Responder
 from stages.model import ModelSettings, encode
 from stages.scenarios import SCENARIOS, items
+from stages.speak import common_prefix
 
 PROMPTS = [i.prompt for name in ("main", "perspectives") for i in items(SCENARIOS[name], range(3))]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from stages import embedded
+from stages import model as model_module
 from stages.errors import UserError
 from stages.model import (
     LoraSettings,
@@ -25,6 +26,7 @@ from stages.model import (
     load_adapter,
     load_tokenizer,
     locate,
+    quantised,
     site,
     tap,
     truncated,
@@ -211,6 +213,29 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     one_line(error)
 
 
+def test_kept_nf4_weights_are_the_same_bits_and_are_made_once(
+    tiny_nf4: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOO_CACHE", str(tmp_path))
+    fresh = load(tiny_nf4.model_copy(update={"keep_quantised": False}))
+    assert not list(tmp_path.iterdir())
+    load(tiny_nf4)
+    (kept,) = tmp_path.glob("nf4-*")
+    monkeypatch.setattr(model_module, "_make", None)  # a later load quantises nothing
+    again = load(tiny_nf4)
+    ours, theirs = fresh.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ids = torch.arange(24).view(2, 12)
+    assert torch.equal(fresh(input_ids=ids).logits, again(input_ids=ids).logits)
+    monkeypatch.undo()
+    monkeypatch.setenv("SOO_CACHE", str(tmp_path))
+    single = quantised(tiny_nf4.model_copy(update={"double_quant": False}))
+    assert single != kept
+    (Path(tiny_nf4.name) / "config.json").touch()
+    assert quantised(tiny_nf4) not in (kept, single), "weights that may have changed are quantised again"
+
+
 def test_a_cached_model_is_made_once_and_never_by_halves(tmp_path: Path) -> None:
     made = []
 
@@ -223,10 +248,10 @@ def test_a_cached_model_is_made_once_and_never_by_halves(tmp_path: Path) -> None
         (out / "whole").touch()
 
     with pytest.raises(KeyboardInterrupt):
-        embedded._once(tmp_path / "model", fail)
+        embedded.once(tmp_path / "model", fail)
     assert list(tmp_path.iterdir()) == []
     for _ in range(2):
-        assert embedded._once(tmp_path / "model", make) == tmp_path / "model"
+        assert embedded.once(tmp_path / "model", make) == tmp_path / "model"
     assert len(made) == 1
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["model", "model/whole"]
 

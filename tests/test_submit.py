@@ -96,6 +96,16 @@ def test_a_jobs_exit_code_and_message_come_back(head: str) -> None:
 
 
 @pytest.mark.slow
+def test_ray_job_submit_works_from_a_checkout(head: str) -> None:
+    command = [str(BIN / "ray"), "job", "submit", "--address", head, "--working-dir", ".", "--",
+               "python", "-m", "pipeline", "sweep", "default", "--space", "layer"]  # fmt: skip
+    variables = environment() | {"RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(command, env=variables, cwd=submit.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "no space is called 'layer'; did you mean layers?" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_submitted_run_is_found_by_its_id(head: str, tiny: ModelSettings, tmp_path: Path) -> None:
     settings = [
         *SETTINGS,

@@ -243,31 +243,38 @@ def test_flat_metrics(folder: Path) -> None:
     assert flat["delta/capability/perplexity"] == pytest.approx(0.10517, abs=1e-5)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A real MLflow server on loopback; ended by its process group, since it has workers."""
+@contextlib.contextmanager
+def mlflow_server(folder: Path, uri: str) -> Iterator[str]:
+    """A real MLflow server on loopback over a database; ended by its process group, since it has workers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = {
-        "--backend-store-uri": f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination": str(tmp_path / "kept"),
+        "--backend-store-uri": uri, "--artifacts-destination": str(folder / "kept"),
         "--host": "127.0.0.1", "--port": str(port), "--workers": "1",
     }  # fmt: skip
     command = [sys.executable, "-m", "mlflow", "server", *(word for pair in options.items() for word in pair)]
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
         for _ in range(120):
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health") as answer:
                 if answer.status == 200:
                     break
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            assert process.poll() is None, (folder / "server.log").read_text()
             time.sleep(0.5)
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A server over a database of its own."""
+    with mlflow_server(tmp_path, f"sqlite:///{tmp_path / 'server.db'}") as url:
+        yield url
 
 
 @pytest.mark.slow

@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import trial
+from pipeline import run as runs
+from pipeline import sweep, trial
+from pipeline.config import load
 from pipeline.spaces import Point
 from stages.errors import UserError
+from stages.model import ModelSettings
 from stages.progress import Board
 from tests.pretend import job_in
 from tests.test_ranking import seed
+from tests.test_run import SETTINGS
 
 POINT: Point = {"train.overlap.layer": 12, "train.lr": 5e-4}
 
@@ -72,6 +76,21 @@ def test_a_trial_that_fails_for_good_is_recorded_with_its_reason(
     assert "\n" not in found.reason
     assert [s.seed for s in found.seeds] == [0], "what was finished is kept"
     assert trial.read(job(tmp_path).place(POINT)) == found
+
+
+def test_a_training_that_diverges_is_recorded_and_the_others_go_on(
+    in_process: None, tiny: ModelSettings, tmp_path: Path
+) -> None:
+    changes = ("train.steps=3", "deception.scenarios=[main]", "latent.after=false")
+    config = load("default", [f"model.name={tiny.name}", *SETTINGS, *changes])
+    settings = sweep.SweepSettings(space="loss_weights", items=2)
+    made = trial.Job(tmp_path, sweep.choosing(config, settings), (0,), 0, ())
+    runs.make_pairs(made.config, made.pairs(0), Board())
+    runs.ask(made.config, tmp_path / "baseline", None, ("baseline",), [], Board())
+    diverged, kept = (trial.evaluate(made, {"train.lr": lr}, Board()) for lr in (1e30, 1e-4))
+    assert diverged.verdict == "failed"
+    assert diverged.reason.startswith("seed 0: RuntimeError: the loss or its gradient is not finite at step ")
+    assert (kept.verdict, len(kept.seeds)) == ("no change", 1), kept.reason
 
 
 def test_the_innermost_of_wrapped_errors_is_told() -> None:

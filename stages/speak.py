@@ -1,0 +1,68 @@
+"""Greedy answers of a loaded model, in batches that read what their prompts share once."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from stages.model import encode
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A causal model and its tokenizer, which pads on the left; `chat` wraps prompts in the chat template."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    chat: bool = True
+
+    def answer(self, prompts: Sequence[str], max_new_tokens: int) -> list[dict[str, Any]]:
+        """Greedy answers with their tokens and why they stopped (eos or length)."""
+        import torch
+
+        ids = [encode(self.tokenizer, p, self.chat) for p in prompts]
+        shared = common_prefix(ids)
+        padded = self.tokenizer.pad({"input_ids": [i[len(shared) :] for i in ids]}, return_tensors="pt")
+        start = torch.tensor([shared], dtype=torch.long).expand(len(ids), -1)
+        with torch.inference_mode():
+            out = self.model.generate(
+                input_ids=torch.cat([start, padded["input_ids"]], 1).to(self.model.device),
+                attention_mask=torch.cat([torch.ones_like(start), padded["attention_mask"]], 1).to(self.model.device),
+                past_key_values=self._read(shared, len(ids)),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        length = len(shared) + padded["input_ids"].shape[1]
+        return [self._describe(tokens) for tokens in out[:, length:].tolist()]
+
+    def _read(self, shared: list[int], times: int) -> Any:
+        """The cache of what all prompts of a batch begin with, read once."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        if shared:
+            ids = torch.tensor([shared], device=self.model.device)
+            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(times)
+        return cache
+
+    def _describe(self, tokens: list[int]) -> dict[str, Any]:
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        length = next((i for i, t in enumerate(tokens) if t in ends), len(tokens))
+        return {
+            "response": str(self.tokenizer.decode(tokens[:length], skip_special_tokens=True)).strip(),
+            "new_tokens": length,
+            "tokens_list": tokens[:length],
+            "stop_reason": "eos" if length < len(tokens) else "length",
+        }
+
+
+def common_prefix(ids: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all of `ids` begin with, without the last token of the shortest."""
+    columns = zip(*(i[:-1] for i in ids), strict=False)
+    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
