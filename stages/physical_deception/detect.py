@@ -3,7 +3,19 @@
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
+
+from stages.settings import Settings
+
+
+class DetectSettings(Settings):
+    """From how many episodes a mean is taken, and how often that is tried."""
+
+    episodes: tuple[PositiveInt, ...] = (1, 10, 100, 250, 500, 1000, 2500)
+    """Episodes in a mean; drawn with replacement from those that were evaluated."""
+    draws: PositiveInt = 1000
+    """Times that so many episodes are drawn from either agent."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,7 @@ def accuracy(honest: Overlaps, deceptive: Overlaps, episodes: int, draws: int, s
     """How often the honest agent has the smaller mean distance, each mean over `episodes` episodes drawn anew.
 
     That the smaller distance is the honest one is the paper's claim, so below 0.5 means that it is the other way round.
+    A draw without a single move that counts is wrong.
     """
     generator = torch.Generator().manual_seed(seed)
     first, second = (_means(agent, episodes, draws, generator) for agent in (honest, deceptive))
