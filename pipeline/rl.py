@@ -84,7 +84,9 @@ def run_seed(config: RlConfig, seed: int, folder: Path, say: Callable[[str], Non
         return lambda line: say(f"seed {seed}, {name}: {line}")
 
     for reward in BASELINES:
-        stage(place / reward, [*basis, reward], lambda out, r=reward: train.baseline(config.train, r, seed, out, tell(r)))  # type: ignore[misc]
+        stage(
+            place / reward, [*basis, reward], lambda out, r=reward: train.baseline(config.train, r, seed, out, tell(r))
+        )  # type: ignore[misc]
     start = place / "deceptive" / "agents.safetensors"
     for name, changes in TUNINGS.items():
         terms = config.train.overlap.model_copy(update=changes)
@@ -103,7 +105,9 @@ def evaluate(config: RlConfig, place: Path, seed: int, out: Path) -> dict[str, A
     """Let every agent of a seed play: its measures with its own red and with the scripted one; GIFs; overlaps."""
     from stages.physical_deception import agents, evaluation
 
-    known = {name: agents.load(config.train.network, place / name / "agents.safetensors") for name in (*BASELINES, *TUNINGS)}
+    known = {
+        name: agents.load(config.train.network, place / name / "agents.safetensors") for name in (*BASELINES, *TUNINGS)
+    }
     return evaluation.all_agents(known, config.train.environment, config.evaluate, seed, out)
 
 

@@ -33,7 +33,10 @@ def compose(config: RlConfig, folder: Path) -> dict[str, Any]:
     """The experiment of finished seeds, from what their evaluations kept."""
     facts = {seed: _facts(folder, seed) for seed in config.seeds}
     agents = {
-        name: {"about": about, **{red: _over(facts, name, red) for red in ("own", "follower") if red in _first(facts)[name]}}
+        name: {
+            "about": about,
+            **{red: _over(facts, name, red) for red in ("own", "follower") if red in _first(facts)[name]},
+        }
         for name, about in ABOUT.items()
     }
     found = {
@@ -128,8 +131,8 @@ def statements(found: Found) -> list[dict[str, str]]:
         ),
         _statement(
             "Mean SOO tells deceptive from honest agents (94 +- 8 % from few, 100 % from 500 episodes on)",
-            f"from {most} episodes {matched['episodes'][most]['mean']:.0%} +- {matched['episodes'][most]['sd']:.0%}, built as "
-            f"the release does {release['episodes'][most]['mean']:.0%} +- {release['episodes'][most]['sd']:.0%}; "
+            f"from {most} episodes {_spread(matched['episodes'][most])}, "
+            f"built as the release does {_spread(release['episodes'][most])}; "
             f"agents of different seeds {matched['across_seeds']:.0%} and {release['across_seeds']:.0%}",
             matched["episodes"][most]["mean"] >= 0.94 and matched["across_seeds"] >= 0.94,
             few,
@@ -154,6 +157,10 @@ def _show(rate: Found) -> str:
     return f"{100 * rate['mean']:.0f} %{between}"
 
 
+def _spread(rate: Found) -> str:
+    return f"{rate['mean']:.0%} +- {rate['sd']:.0%}"
+
+
 def _points(difference: Found) -> str:
     low, high = difference["interval"] or (float("nan"), float("nan"))
     return f"{100 * difference['mean']:+.0f} points [{100 * low:+.0f}, {100 * high:+.0f}]"
@@ -162,12 +169,9 @@ def _points(difference: Found) -> str:
 def table(found: Found) -> str:
     """Every agent's measures, mean and 95 % interval over seeds; and the paper's statements."""
     heads = [h.split("\n") for h in COLUMNS.values()]
-    lines = [
-        f"{found['name']}, {len(found['seeds'])} seeds, {found['episodes']} episodes an agent; mean and half the 95 % interval over seeds",
-        "",
-        " " * 19 + "".join(f"{h[0]:>14}" for h in heads),
-        " " * 19 + "".join(f"{h[1]:>14}" for h in heads),
-    ]
+    size = f"{found['name']}, {len(found['seeds'])} seeds, {found['episodes']} episodes an agent"
+    lines = [f"{size}; mean and half the 95 % interval over seeds", ""]
+    lines += [" " * 19 + "".join(f"{head[i]:>14}" for head in heads) for i in (0, 1)]
     for name, agent in found["agents"].items():
         lines.append(f"{name:<19}" + "".join(f"{_cell(agent['own'], measure):>14}" for measure in COLUMNS))
     for statement in found["statements"]:
@@ -198,7 +202,9 @@ def metrics(found: Found) -> dict[str, float]:
         for measure, rate in measures.items():
             flat[f"soo_minus/{name}/{measure}"] = rate["mean"]
             if rate["interval"]:
-                flat |= {f"soo_minus/{name}/{measure}_{end}": rate["interval"][i] for i, end in enumerate(("low", "high"))}
+                flat |= {
+                    f"soo_minus/{name}/{measure}_{end}": rate["interval"][i] for i, end in enumerate(("low", "high"))
+                }
     for variant, of in found["detection"].items():
         flat |= {f"detection/{variant}/{n}": rate["mean"] for n, rate in of["episodes"].items()}
         flat[f"detection/{variant}/across_seeds"] = of["across_seeds"]

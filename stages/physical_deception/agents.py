@@ -36,8 +36,8 @@ class Network(nn.Module):
 
     def hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Activations of both hidden layers, each [batch, hidden]."""
-        first = nn.functional.leaky_relu(self.first(self.norm(x)))
-        return first, nn.functional.leaky_relu(self.second(first))
+        first = nn.functional.leaky_relu(self.first(self.norm(x)), inplace=True)
+        return first, nn.functional.leaky_relu(self.second(first), inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs [batch, outputs] for inputs [batch, inputs]."""

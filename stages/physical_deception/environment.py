@@ -140,7 +140,12 @@ class PhysicalDeception(BaseScenario):  # type: ignore[misc]  # VMAS is not type
 def make(settings: EnvironmentSettings, reward: Reward, environments: int, seed: int) -> Environment:
     """A batch of environments; agents in the order blue, red. It seeds and then uses torch's global generator."""
     return Environment(
-        PhysicalDeception(), num_envs=environments, max_steps=settings.steps, seed=seed, settings=settings, reward=reward
+        PhysicalDeception(),
+        num_envs=environments,
+        max_steps=settings.steps,
+        seed=seed,
+        settings=settings,
+        reward=reward,
     )
 
 

@@ -45,44 +45,43 @@ class MaddpgSettings(Settings):
 
 
 class Learner:
-    """The agents with their optimisers."""
+    """The agents with their optimisers: one of all critics, one of all policies."""
 
     def __init__(self, agents: Agents, settings: MaddpgSettings) -> None:
         self.agents, self.settings = agents, settings
-        self.optimisers = [
-            (_adam(agent.critic, settings), _adam(agent.policy, settings)) for agent in agents.both
-        ]
+        self.critics = [agent.critic for agent in agents.both]
+        self.policies = [agent.policy for agent in agents.both]
+        self.of_critics, self.of_policies = (
+            torch.optim.Adam([p for network in networks for p in network.parameters()], lr=settings.lr, fused=True)
+            for networks in (self.critics, self.policies)
+        )
 
     def update(self, batch: Batch, extra: Extra | None = None) -> dict[str, float]:
-        """One step of every critic, policy and target; the losses, by name."""
-        self.agents.train()
-        targets = target_actions(self.agents, batch)
-        losses: dict[str, float] = {}
-        for i, (agent, optimisers) in enumerate(zip(self.agents.both, self.optimisers, strict=True)):
-            loss = critic_loss(agent, batch, i, targets, self.settings.gamma)
-            losses[f"critic_{i}"] = self._descend(loss, agent.critic, optimisers[0])
-            loss = policy_loss(self.agents, batch, i, self.settings.action_penalty)
-            if extra is not None and i == 0:
-                added = extra(agent.policy, batch.observations[0])
-                losses["extra"] = float(added.detach())
-                loss = loss + added
-            losses[f"policy_{i}"] = self._descend(loss, agent.policy, optimisers[1])
-        for agent in self.agents.both:
-            follow(agent.target_policy, agent.policy, self.settings.tau)
-            follow(agent.target_critic, agent.critic, self.settings.tau)
-        return losses
+        """One step of every critic, then of every policy, then of the targets; the losses, by name."""
+        agents, how = self.agents.train(), self.settings
+        targets = target_actions(agents, batch)
+        critic = [critic_loss(agent, batch, i, targets, how.gamma) for i, agent in enumerate(agents.both)]
+        self._descend(critic, self.critics, self.of_critics)
+        policy = [policy_loss(agents, batch, i, how.action_penalty) for i in range(len(agents.both))]
+        added = extra(agents.blue.policy, batch.observations[0]) if extra else torch.zeros(())
+        self._descend([*policy, added], self.policies, self.of_policies)
+        for agent in agents.both:
+            follow(agent.target_policy, agent.policy, how.tau)
+            follow(agent.target_critic, agent.critic, how.tau)
+        named = zip(
+            ("critic_blue", "critic_red", "policy_blue", "policy_red", "extra"), [*critic, *policy, added], strict=True
+        )
+        return {name: float(loss.detach()) for name, loss in named}
 
-    def _descend(self, loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer) -> float:
-        parameters = list(network.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        nn.utils.clip_grad_norm_(parameters, self.settings.max_norm)
+    def _descend(self, losses: list[Tensor], networks: list[Network], optimiser: torch.optim.Optimizer) -> None:
+        """A step down all losses at once: none reaches the weights of another network than its own."""
+        weights = [list(network.parameters()) for network in networks]
+        flat = [weight for own in weights for weight in own]
+        for weight, gradient in zip(flat, torch.autograd.grad(torch.stack(losses).sum(), flat), strict=True):
+            weight.grad = gradient
+        for own in weights:
+            nn.utils.clip_grad_norm_(own, self.settings.max_norm, foreach=True)
         optimiser.step()
-        return float(loss.detach())
-
-
-def _adam(network: nn.Module, settings: MaddpgSettings) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), lr=settings.lr, fused=True)
 
 
 @torch.no_grad()

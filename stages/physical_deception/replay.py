@@ -32,7 +32,9 @@ class Replay:
     def __len__(self) -> int:
         return min(self.written, len(self.table))
 
-    def add(self, observations: list[Tensor], actions: list[Tensor], rewards: list[Tensor], after: list[Tensor]) -> None:
+    def add(
+        self, observations: list[Tensor], actions: list[Tensor], rewards: list[Tensor], after: list[Tensor]
+    ) -> None:
         """Keep one step of every environment."""
         rows = torch.cat([*observations, *actions, *(r[:, None] for r in rewards), *after], dim=1)
         places = (self.written + torch.arange(len(rows))) % len(self.table)
