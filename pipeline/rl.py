@@ -24,6 +24,7 @@ REVISION = 1
 BASELINES = ("honest", "deceptive")
 TUNINGS: dict[str, dict[str, Any]] = {
     "soo": {},
+    "soo_all": {"states": "all"},
     "no_soo": {"weight": 0.0},
     "shuffled": {"pairing": "shuffled"},
 }
@@ -35,6 +36,7 @@ ABOUT = {
     "honest": "trained under the honest reward",
     "deceptive": "trained under the deceptive reward",
     "soo": "deceptive, fine-tuned with the overlap term",
+    "soo_all": "the same with pairs of every state",
     "no_soo": "deceptive, fine-tuned without it",
     "shuffled": "deceptive, fine-tuned with shuffled pairs",
     "blind": "deceptive, red taken out of what it sees; nothing trained",

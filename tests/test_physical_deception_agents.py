@@ -168,6 +168,22 @@ def test_fine_tuning_adds_nothing_at_the_start_but_overlap_and_holds_the_actions
     assert policy.training
 
 
+def test_fine_tuning_brings_self_and_other_together_while_it_learns_and_its_control_does_not() -> None:
+    batch, start = some_batch(), Agents(NetworkSettings())
+    self, other = overlap.pairs(torch.randn(500, 10), WORLD.sight, "all")
+    after = {}
+    for weight in (0.0, 1.0):
+        agents = copy.deepcopy(start)
+        terms = OverlapSettings(weight=weight, keep=0.1, states="all")
+        extra = overlap.extra(terms, WORLD.sight, copy.deepcopy(start.blue.policy))
+        learner = Learner(agents, MaddpgSettings(lr=0.003))
+        for _ in range(60):
+            losses = learner.update(batch, extra)
+        assert losses["extra"] >= 0
+        after[weight] = float(overlap.distance(agents.blue.policy, self, other).mean().detach())
+    assert after[1.0] < 0.5 * after[0.0]
+
+
 def line(*places: tuple[float, float]) -> Tensor:
     return torch.tensor(places)[:, None, :]
 

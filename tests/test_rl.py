@@ -59,7 +59,7 @@ def test_a_seed_s_stages_are_kept_and_only_what_changed_is_done_again(tmp_path: 
     rl.run_seed(config, 4, tmp_path, said.append)
     place = tmp_path / "seed-4"
     assert sum("40/40" in line for line in said) == 2
-    assert sum("20/20" in line for line in said) == 3
+    assert sum("20/20" in line for line in said) == 4
     first = (place / "soo" / "agents.safetensors").read_bytes()
     assert (place / "no_soo" / "agents.safetensors").read_bytes() != first
     assert (place / "shuffled" / "agents.safetensors").read_bytes() != first

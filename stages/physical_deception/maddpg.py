@@ -16,7 +16,7 @@ from stages.physical_deception.replay import Batch
 from stages.settings import Settings
 
 Extra = Callable[[Network, Tensor], Tensor]
-"""A term of blue's policy loss besides the return: from the policy and blue's observations [batch, 10]."""
+"""A loss of blue's policy besides the return: from the policy and blue's observations [batch, 10]."""
 
 
 class MaddpgSettings(Settings):
@@ -45,33 +45,39 @@ class MaddpgSettings(Settings):
 
 
 class Learner:
-    """The agents with their optimisers: one of all critics, one of all policies."""
+    """The agents with their optimisers: of all critics, of all policies, and of blue's policy for another loss."""
 
     def __init__(self, agents: Agents, settings: MaddpgSettings) -> None:
         self.agents, self.settings = agents, settings
         self.critics = [agent.critic for agent in agents.both]
         self.policies = [agent.policy for agent in agents.both]
-        self.of_critics, self.of_policies = (
+        self.of_critics, self.of_policies, self.of_extra = (
             torch.optim.Adam([p for network in networks for p in network.parameters()], lr=settings.lr, fused=True)
-            for networks in (self.critics, self.policies)
+            for networks in (self.critics, self.policies, self.policies[:1])
         )
 
     def update(self, batch: Batch, extra: Extra | None = None) -> dict[str, float]:
-        """One step of every critic, then of every policy, then of the targets; the losses, by name."""
+        """One step of every critic, then of every policy, then of the targets; the losses, by name.
+
+        `extra` gets a step of its own before, as in the release: Adam's step is as long however small the loss, so
+        that a weight against the return would mean little.
+        """
         agents, how = self.agents.train(), self.settings
+        added = extra(agents.blue.policy, batch.observations[0]) if extra else None
+        if added is not None:
+            self._descend([added], self.policies[:1], self.of_extra)
         targets = target_actions(agents, batch)
         critic = [critic_loss(agent, batch, i, targets, how.gamma) for i, agent in enumerate(agents.both)]
         self._descend(critic, self.critics, self.of_critics)
         policy = [policy_loss(agents, batch, i, how.action_penalty) for i in range(len(agents.both))]
-        added = extra(agents.blue.policy, batch.observations[0]) if extra else torch.zeros(())
-        self._descend([*policy, added], self.policies, self.of_policies)
+        self._descend(policy, self.policies, self.of_policies)
         for agent in agents.both:
             follow(agent.target_policy, agent.policy, how.tau)
             follow(agent.target_critic, agent.critic, how.tau)
-        named = zip(
-            ("critic_blue", "critic_red", "policy_blue", "policy_red", "extra"), [*critic, *policy, added], strict=True
-        )
-        return {name: float(loss.detach()) for name, loss in named}
+        losses = dict(zip(("critic_blue", "critic_red", "policy_blue", "policy_red"), [*critic, *policy], strict=True))
+        if added is not None:
+            losses["extra"] = added
+        return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def _descend(self, losses: list[Tensor], networks: list[Network], optimiser: torch.optim.Optimizer) -> None:
         """A step down all losses at once: none reaches the weights of another network than its own."""

@@ -20,7 +20,7 @@ States = Literal["unseen", "all"]
 
 
 class OverlapSettings(Settings):
-    """The terms that fine-tuning adds to blue's policy loss."""
+    """The loss that fine-tuning gives blue's policy besides the return; both weights are 1 in the paper."""
 
     weight: float = 1.0
     """Weight of the squared distance between self and other, averaged over both hidden layers; 0 leaves it out."""
@@ -77,7 +77,7 @@ def loss(policy: Network, self: Tensor, other: Tensor, pairing: Pairing) -> Tens
 
 
 def extra(settings: OverlapSettings, sight: float, baseline: Network) -> Extra:
-    """The terms that fine-tuning from `baseline` adds to blue's policy loss."""
+    """The loss that fine-tuning from `baseline` gives blue's policy besides the return."""
     baseline.eval()
 
     def term(policy: Network, observations: Tensor) -> Tensor:
