@@ -127,6 +127,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="folder for the page (default: the first RUN)")
     sub.add_argument("--no-mlflow", action="store_true", help="do not attach the page to the first RUN's MLflow run")
 
+    sub = add(
+        "parity", parity, "every published number beside this project's, where a run has it",
+        "soo parity", "rows (cell, ours, before, after: verdicts), apart (runs that stand beside nothing), summary",
+    )  # fmt: skip
+    sub.add_argument("folders", type=Path, nargs="*", metavar="RUN", help="folders of finished runs")
+    sub.add_argument("--out", type=Path, help="Markdown file for the tables")
+
     add(
         "doctor", doctor, "what of machine, versions, model, disk and MLflow is fit, and what to do about the rest",
         "soo doctor", "findings (name, ok, found, advice)",
@@ -324,6 +331,13 @@ def layers(arguments: argparse.Namespace) -> tuple[Result, str]:
 def report(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo report"""
     from pipeline.report_page import command
+
+    return command(arguments)
+
+
+def parity(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo parity"""
+    from pipeline.parity import command
 
     return command(arguments)
 

@@ -84,8 +84,8 @@ def fine_tune(config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark
     say("2/4 fine-tuning")
 
     def make(out: Path) -> dict[str, Any]:
-        pairs_made = pairs_folder / "pairs"
-        adapter = train.fit(config.train, config.model, pairs_made, config.seed, out, board.actor, questions)
+        made, shared = pairs_folder / "pairs", pairs_folder if pairs_folder != folder / "pairs" else None
+        adapter = train.fit(config.train, config.model, made, config.seed, out, board.actor, questions, shared)
         return adapter.final
 
     questions = looked_at(config)

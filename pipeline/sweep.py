@@ -143,6 +143,8 @@ def run(
     _prepare(job, space, board)
     with _watching(job, on_point):
         search.run(job, space, settings.search, settings.points, settings.search_seed, settings.concurrent, board.actor)
+    for file in (folder / "pairs").glob("seed-*/pairs/below-*"):
+        file.unlink()  # what trainings shared, which is large and has served
     found = compose(job, settings, space)
     if settings.confirm and found["best"]:
         best = next(p for p in _points(job) if p.name == found["best"])

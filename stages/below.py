@@ -1,9 +1,13 @@
 """The layers below the lowest one that carries LoRA: what they make of a prompt never changes, so it is computed once."""
 
+import hashlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.model import decoder, tap, truncated
@@ -17,6 +21,22 @@ class Below:
     def __init__(self, model: Any, floor: int) -> None:
         self.model, self.floor = model, floor
         self.kept: dict[tuple[int, ...], Tensor] = {}
+
+    def share(self, prompts: Sequence[Sequence[int]], folder: Path, model: str) -> Path:
+        """Keep what is made of `prompts`, with its file in `folder` for later trainings of the same `model` from there."""
+        distinct = list(dict.fromkeys(tuple(p) for p in prompts))
+        dtype = next(decoder(self.model).parameters()).dtype
+        key = hashlib.sha256(repr((model, self.floor, str(dtype), distinct)).encode()).hexdigest()[:16]
+        file = folder / f"below-{key}.safetensors"
+        if file.exists():
+            states = load_file(file, device=str(self.model.device))["states"]
+            self.kept = dict(zip(distinct, states.split([len(p) for p in distinct]), strict=True))
+            return file
+        self.keep(distinct)
+        aside = file.with_name(f".{file.name}.{os.getpid()}")
+        save_file({"states": torch.cat([self.kept[p] for p in distinct])}, aside)
+        aside.rename(file)
+        return file
 
     def keep(self, prompts: Sequence[Sequence[int]]) -> None:
         """Compute what is not there yet, in the given order and in fixed batches: the same to the last bit each time."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,6 +59,10 @@ def collate(prompts: Sequence[Sequence[int]], pad_id: int, pad_to: int | None = 
     return ids, mask
 
 
+def _same(kept: Pass, straight: Pass) -> bool:
+    return bool(overlap.relative_distance(kept.acts[kept.mask.bool()], straight.acts[straight.mask.bool()]) < SAME)
+
+
 class Objective:
     """The training objective of a PeftModel, with the base model's references of the rows that it was told of."""
 
@@ -89,10 +94,11 @@ class Objective:
         return Pass(seen[0], mask, hidden if self.whole else None)
 
     @torch.no_grad()
-    def learn_below(self, rows: Sequence[Row]) -> None:
+    def learn_below(self, rows: Sequence[Row], shared: Path | None = None, model: str = "") -> None:
         """Keep what the layers below the adapter make of `rows`, if starting from there gives the same at the site.
 
-        An architecture in which it does not, as one that scales whatever embeddings it is given, runs from the bottom.
+        An architecture in which it does not, as one that scales whatever embeddings it is given, runs from the bottom. In
+        the folder `shared` it is kept for other trainings of the same `model` on the same rows, as a sweep's trials are.
         """
         if not self.below.floor:
             return
@@ -101,10 +107,17 @@ class Objective:
         kept = self.forward(shortest)
         floor, self.below.floor = self.below.floor, 0
         straight = self.forward(shortest)
-        apart = overlap.relative_distance(kept.acts[kept.mask.bool()], straight.acts[straight.mask.bool()])
-        if apart < SAME:
-            self.below.floor = floor
+        self.below.kept.clear()
+        if not _same(kept, straight):
+            return
+        self.below.floor = floor
+        if shared is None:
             self.below.keep(prompts)
+        else:
+            file = self.below.share(prompts, shared, model)
+            if not _same(self.forward(shortest), straight):
+                self.below.kept.clear()
+                raise RuntimeError(f"{file} is not what this model makes of its prompts: remove it")
 
     @torch.no_grad()
     def learn_base(self, rows: Sequence[Row], power_rows: Sequence[Row], batch: int = 16) -> None:

@@ -142,11 +142,13 @@ def make_rows(settings: PairsSettings, seed: int) -> list[Row]:
     for vocabulary, held_out in [(TRAIN, TEST), *((s.train, s.test) for s in SITUATIONS)]:
         check_disjoint(vocabulary.fills(), held_out.fills())
     rows: list[Row] = []
+    numbers: Counter[tuple[Kind, str]] = Counter()
 
     def add(kind: Kind, t: Template, texts: tuple[str, str], fills: tuple[Fill, Fill]) -> None:
         suffix = f" {settings.suffix}" if settings.suffix else ""
         prefixes = [t.answer_prefix(f) if settings.response_prefix else "" for f in fills]
-        name = f"{kind}/{t.name}/{sum(r.template == t.name and r.kind == kind for r in rows):04d}"
+        name = f"{kind}/{t.name}/{numbers[kind, t.name]:04d}"
+        numbers[kind, t.name] += 1
         rows.append(
             Row(name, kind, t.name, texts[0] + suffix, texts[1] and texts[1] + suffix, prefixes[0], prefixes[1])
         )

@@ -143,11 +143,12 @@ def fit(
     out: Path,
     board: Any = None,
     questions: Questions | None = None,
+    shared: Path | None = None,
 ) -> Adapter:
     """Train an adapter on the tokenised pairs under `pairs` (Parquet) and leave it in `out`/adapter.
 
     Run again with the same `out`, it goes on from the last checkpoint. `board` is a progress board's actor; `questions`
-    are those of `settings.behaviour`.
+    are those of `settings.behaviour`; in `shared` stays what other trainings on the same pairs can use.
     """
     import ray.data
     import ray.train
@@ -170,6 +171,7 @@ def fit(
             "seed": seed,
             "board": board,
             "questions": questions,
+            "shared": shared and shared.absolute(),
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers,

@@ -32,7 +32,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(settings.cpus_per_worker or 1)
     rows = {row["pair_id"]: row for row in ray.train.get_dataset_shard("pairs").iter_rows()}
-    loop = Loop(settings, model_settings, rows, seed, rank, world, config["questions"])
+    loop = Loop(settings, model_settings, rows, seed, rank, world, config["questions"], config["shared"])
     board_say = board.say if rank == 0 else lambda _line: None
     while not loop.over:
         if loop.step == 0 and (seen := loop.look()):
@@ -70,6 +70,7 @@ class Loop:
         rank: int,
         world: int,
         questions: Questions | None = None,
+        shared: Path | None = None,
     ) -> None:
         self.settings, self.rows, self.seed, self.rank, self.world = settings, rows, seed, rank, world
         torch.manual_seed(seed)
@@ -98,7 +99,7 @@ class Loop:
         self.monitored = [rows[i] for i in kinds["name_control"][:MONITOR_PAIRS]]
         needed = {i for batch in self.batches for i in batch if rows[i]["kind"] != "overlap"}
         used = {i for batch in self.batches for i in batch} | {row["pair_id"] for row in self.monitored}
-        self.objective.learn_below([row for i, row in rows.items() if i in used])
+        self.objective.learn_below([row for i, row in rows.items() if i in used], shared, repr(model))
         self.objective.learn_base(
             [rows[i] for i in rows if i in needed or rows[i] in self.monitored],
             [rows[i] for i in kinds["overlap"][:POWER_PAIRS]],

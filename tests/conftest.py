@@ -171,8 +171,9 @@ def _build(settings: Any, model: ModelSettings, seed: int, out: Path) -> Any:
 
 
 def _fit(
-    settings: Any, model: ModelSettings, folder: Path, seed: int, out: Path, board: Any = None, questions: Any = None
-) -> Any:
+    settings: Any, model: ModelSettings, folder: Path, seed: int, out: Path, board: Any = None, questions: Any = None,
+    shared: Path | None = None,
+) -> Any:  # fmt: skip
     import pyarrow.parquet
 
     from stages.train import Adapter
@@ -182,7 +183,7 @@ def _fit(
         def _resume(self) -> None: ...
 
     rows = {r["pair_id"]: r for r in pyarrow.parquet.read_table(folder).to_pylist()}
-    loop = Alone(settings, model, rows, seed, 0, 1, questions)
+    loop = Alone(settings, model, rows, seed, 0, 1, questions, shared)
     loop.look()
     while not loop.over:
         line = loop.advance()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages import model as models
@@ -377,6 +378,28 @@ def test_layers_below_the_band_are_computed_once_and_change_nothing(either: Mode
         assert ours.grad is not None
         assert theirs.grad is not None
         assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_below_is_shared_to_the_last_bit_and_checked(
+    tiny_nf4: ModelSettings, rows: Rows, tmp_path: Path
+) -> None:
+    first, second, alone, other = (banded(tiny_nf4) for _ in range(4))
+    first.learn_below(mixed(rows), tmp_path, "model")
+    (file,) = tmp_path.glob("below-*")
+    made = file.stat().st_mtime_ns
+    with tap(decoder(second.model).layers[0]) as passes:
+        second.learn_below(mixed(rows), tmp_path, "model")
+    assert len(passes) == 2, "only the two prompts it is checked by run from the bottom"
+    assert file.stat().st_mtime_ns == made
+    alone.learn_below(mixed(rows))
+    for prompt, states in alone.below.kept.items():
+        assert torch.equal(states, first.below.kept[prompt])
+        assert torch.equal(states, second.below.kept[prompt])
+    save_file({"states": load_file(file)["states"] + 1}, file)
+    with pytest.raises(RuntimeError, match="is not what this model makes"):
+        other.learn_below(mixed(rows), tmp_path, "model")
+    other.learn_below(mixed(rows)[:4], tmp_path, "model")
+    assert len(list(tmp_path.glob("below-*"))) == 2, "other prompts, another file"
 
 
 def test_a_model_that_cannot_start_in_the_middle_runs_from_the_bottom(tiny: ModelSettings, rows: Rows) -> None:

@@ -1,0 +1,1 @@
+"""What it costs: each file measures one thing side by side in one run and prints ratios. Results: docs/PERFORMANCE.md."""

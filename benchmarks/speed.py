@@ -1,0 +1,152 @@
+"""Speed against the released code and against the floor. python -m benchmarks.speed [--short] [--model M]
+
+Prints ratios, which carry over between machines; seconds do not. See docs/PERFORMANCE.md.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import floor, released
+from benchmarks.timing import machine, side_by_side
+from stages.model import LoraSettings, ModelSettings, add_lora, decoder, encode, load, load_tokenizer, number_type
+from stages.objective import Objective
+from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
+from stages.pairs import PairsSettings, make_rows, tokenise
+from stages.scenarios import SCENARIOS, items
+from stages.speak import Speaker
+
+PAIRS = 4
+Task = Callable[[], Any]
+
+
+def trainer(model: ModelSettings, rows: Sequence[dict[str, Any]], layer: int, first: int) -> tuple[Task, Any]:
+    """Our optimizer step on these pairs, at the o_proj of `layer`, LoRA on layers first..layer; and the model."""
+    tuned = add_lora(load(model), LoraSettings(dropout=0, first_layer=first), layer, model.name)
+    pad = load_tokenizer(model).pad_token_id
+    objective = Objective(tuned, pad, OverlapSettings(layer=layer), RetainSettings(weight=0), DistinctSettings())
+    objective.learn_below(rows)
+    optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=1e-4)
+
+    def step() -> None:
+        objective.terms(rows)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, tuned
+
+
+def released_trainer(model: ModelSettings, texts: Sequence[tuple[str, str]]) -> Task:
+    """The released code's step on the same pairs."""
+    tokenizer = load_tokenizer(model)
+    base = load(model)
+    tuned = add_lora(base, LoraSettings(dropout=0), len(decoder(base).layers) - 1, model.name)
+    optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=5e-5)
+    ours, theirs = (released.padded(tokenizer, side) for side in zip(*texts, strict=True))
+    return lambda: released.step(tuned, optimizer, ours, theirs)
+
+
+def steps(model: ModelSettings, rounds: int) -> dict[str, float]:
+    """(a) and (c): a step as released, ours at two thirds of the depth, ours with a band of a quarter, and their floors."""
+    made = [r for r in make_rows(PairsSettings(templates=("published",), fills=26), 0) if r.kind == "overlap"]
+    chosen = made[:: len(made) // PAIRS][:PAIRS]
+    rows = [tokenise(dict(vars(r)), model, chat=False) for r in chosen]
+    depth = len(decoder(load(model)).layers)
+    layer = round(2 / 3 * depth)
+    band = layer - max(1, depth // 4) + 1
+    whole, tuned = trainer(model, rows, layer, 0)
+    part, _ = trainer(model, rows, layer, band)
+    tokens = sum(len(r["self_ids"]) + len(r["other_ids"]) for r in rows)
+    dtype = number_type(model.compute_dtype)
+    tasks: dict[str, Task] = {
+        "released": released_trainer(model, [(r.self, r.other) for r in chosen]),
+        "ours": whole,
+        "band": part,
+        "floor": floor.Products(floor.linears(tuned, 0, layer), tokens, 2, dtype),
+        "band floor": floor.Products(floor.linears(tuned, band, layer), tokens, 2, dtype),
+    }
+    taken = side_by_side(tasks, rounds)
+    return {
+        "step: released / ours": taken["released"] / taken["ours"],
+        "step: ours / floor": taken["ours"] / taken["floor"],
+        "step: released / ours, band of a quarter": taken["released"] / taken["band"],
+        "step: band / floor": taken["band"] / taken["band floor"],
+        "step: ours, seconds": taken["ours"],
+    }
+
+
+def evaluation(model: ModelSettings, count: int, rounds: int, whole: bool) -> dict[str, float]:
+    """(b): prompts a second against the released loop; `whole`: every answer takes all 75 tokens."""
+    tokenizer, loaded = load_tokenizer(model), load(model)
+    tokenizer.padding_side = "left"
+    if whole:
+        loaded.generation_config.min_new_tokens = 75
+    suffix = " Start your response with 'I would'"
+    prompts = [i.prompt + suffix for i in items(SCENARIOS["main"], range(50, 50 + count // 2))]
+    ids = [encode(tokenizer, p, True) for p in prompts]
+    shapes = [*floor.linears(loaded, 0, len(decoder(loaded).layers) - 1)]
+    speaker = Speaker(loaded, tokenizer)
+    taken = side_by_side(
+        {
+            "released": lambda: released.answers(loaded, tokenizer, ids),
+            "ours": lambda: [speaker.answer(prompts[n : n + 32], 75) for n in range(0, len(prompts), 32)],
+            "floor": floor.Products(shapes, sum(map(len, ids)), 1, number_type(model.compute_dtype)),
+        },
+        rounds,
+    )
+    kind = "75 tokens" if whole else "short"
+    found = {f"answers ({kind}): released / ours": taken["released"] / taken["ours"]}
+    return found if whole else found | {"answers (short): ours / prefill floor": taken["ours"] / taken["floor"]}
+
+
+def tokenising(model: ModelSettings, fills: int, rounds: int) -> dict[str, float]:
+    """(d): making, aligning and tokenising pairs against the bare tokenizer on the same texts, one core."""
+    settings = PairsSettings(templates=("scenes",), fills=fills, retain=(), control_fills=0)
+    tokenizer = load_tokenizer(model)
+    texts = [t for r in make_rows(settings, 0) for t in (r.self, r.other) if t]
+    taken = side_by_side(
+        {
+            "ours": lambda: [tokenise(dict(vars(r)), model, True) for r in make_rows(settings, 0)],
+            "bare": lambda: [tokenizer(t).input_ids for t in texts],
+        },
+        rounds,
+    )
+    return {"pairs: ours / bare tokenizer": taken["ours"] / taken["bare"]}
+
+
+def measure(model: ModelSettings, short: bool) -> dict[str, float]:
+    """Every ratio, by name."""
+    rounds, count = (1, 4) if short else (5, 64)
+    found = steps(model, rounds)
+    found |= evaluation(model, count, 1 if short else 3, whole=False)
+    found |= evaluation(model, min(count, 16), 1, whole=True)
+    return found | tokenising(model, 4 if short else 400, rounds)
+
+
+def main(arguments: Sequence[str] = ()) -> dict[str, float]:
+    """Measure, print, and keep what was measured where `--out` says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="embedded:organism", help="embedded:organism, a name or a directory")
+    parser.add_argument("--short", action="store_true", help="one round of a few prompts: that it runs, not how fast")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    given = parser.parse_args(arguments)
+    began = time.perf_counter()
+    model = ModelSettings(name=given.model, dequantise_once=True, attention="sdpa")
+    print(f"{given.model} in NF4, {machine()}")
+    found = measure(model, given.short)
+    for name, value in found.items():
+        print(f"{name:<45} {value:8.2f}")
+    print(f"measured in {time.perf_counter() - began:.0f} s")
+    if given.out:
+        given.out.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
