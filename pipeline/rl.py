@@ -3,6 +3,7 @@
 Stages are kept like those of a run: what is complete in the folder is not done again.
 """
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from pipeline.artifacts import fingerprint, read_mark, runs_folder, stage
 from pipeline.config import RECIPES, TrackingSettings, load_as
 from stages.errors import UserError
 from stages.physical_deception.detect import DetectSettings, Overlaps
+from stages.physical_deception.environment import Reward
 from stages.physical_deception.evaluate import EvaluateSettings
 from stages.physical_deception.train import TrainSettings
 from stages.progress import Board
@@ -21,7 +23,7 @@ from stages.settings import Settings
 FOLDER = RECIPES / "physical_deception"
 REVISION = 1
 """Raised when the code makes something else of the same settings, so that nothing older is taken for it."""
-BASELINES = ("honest", "deceptive")
+BASELINES: tuple[Reward, ...] = ("honest", "deceptive")
 TUNINGS: dict[str, dict[str, Any]] = {
     "soo": {},
     "soo_all": {"states": "all"},
@@ -86,18 +88,14 @@ def run_seed(config: RlConfig, seed: int, folder: Path, say: Callable[[str], Non
         return lambda line: say(f"seed {seed}, {name}: {line}")
 
     for reward in BASELINES:
-        stage(
-            place / reward, [*basis, reward], lambda out, r=reward: train.baseline(config.train, r, seed, out, tell(r))
-        )  # type: ignore[misc]
+        make = functools.partial(train.baseline, config.train, reward, seed, say=tell(reward))
+        stage(place / reward, [*basis, reward], make)
     start = place / "deceptive" / "agents.safetensors"
     for name, changes in TUNINGS.items():
         terms = config.train.overlap.model_copy(update=changes)
         settings = config.train.model_copy(update={"overlap": terms})
-        stage(
-            place / name,
-            [*basis, name, settings.model_dump(mode="json")],
-            lambda out, n=name, s=settings: train.tune(s, start, "deceptive", seed, out, tell(n)),  # type: ignore[misc]
-        )
+        make = functools.partial(train.tune, settings, start, "deceptive", seed, say=tell(name))
+        stage(place / name, [*basis, name, settings.model_dump(mode="json")], make)
     inputs = [*basis, config.train.model_dump(mode="json"), config.evaluate.model_dump(mode="json")]
     stage(place / "evaluation", inputs, lambda out: evaluate(config, place, seed, out))
     say(f"seed {seed}: done")

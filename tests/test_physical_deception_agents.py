@@ -54,14 +54,14 @@ def test_the_critic_learns_reward_plus_discounted_value_afterwards() -> None:
 def test_a_policy_climbs_its_own_critic_and_moves_no_other_weight() -> None:
     agents, batch = Agents(PLAIN), some_batch()
     loss = maddpg.policy_loss(agents, batch, 0, penalty=0.0)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert all(p.grad is not None for p in agents.blue.policy.parameters())
     assert all(p.grad is None for p in agents.red.parameters())
     actions = [agent.policy(seen) for agent, seen in zip(agents.both, batch.observations, strict=True)]
     value = agents.blue.critic(torch.cat([*batch.observations, *actions], dim=1))
     assert loss.item() == pytest.approx(-value.mean().item(), rel=1e-5)
     large = maddpg.policy_loss(agents, batch, 0, penalty=2.0)
-    assert float(large - loss) == pytest.approx(2 * float(actions[0].square().mean()), rel=1e-4)
+    assert (large - loss).item() == pytest.approx(2 * float(actions[0].square().mean()), rel=1e-4)
 
 
 def test_an_update_of_both_together_is_that_of_each_alone() -> None:
@@ -143,7 +143,7 @@ def test_the_distance_is_over_both_hidden_layers_and_0_for_a_policy_that_does_no
 def test_shuffled_pairs_are_farther_apart_and_no_pairs_cost_nothing() -> None:
     policy = Network(10, 2, NetworkSettings(), bounded=True)
     self, other = overlap.pairs(torch.randn(200, 10), WORLD.sight, "all")
-    matched, shuffled = (float(overlap.loss(policy, self, other, how)) for how in ("matched", "shuffled"))  # type: ignore[arg-type]
+    matched, shuffled = (float(overlap.loss(policy, self, other, how)) for how in ("matched", "shuffled"))
     assert shuffled > 20 * matched > 0
     assert float(overlap.loss(policy, self[:0], other[:0], "matched")) == 0
 
@@ -160,7 +160,7 @@ def test_fine_tuning_adds_nothing_at_the_start_but_overlap_and_holds_the_actions
         3 * float(overlap.distance(policy, *overlap.pairs(seen, WORLD.sight, "all")).mean()), rel=1e-4
     )
     with torch.no_grad():
-        policy.last.bias += 0.5
+        policy.last.bias.add_(0.5)
     change = (policy.eval()(seen) - baseline(seen)).square().mean()
     assert float(alone(policy, seen)) == pytest.approx(float(change), rel=1e-5)
     assert policy.train().training  # and leaves the mode as it was

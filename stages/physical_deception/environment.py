@@ -130,7 +130,8 @@ class PhysicalDeception(BaseScenario):  # type: ignore[misc]  # VMAS is not type
         return own + (self.settings.trap_reward * self.trapped if self.rewarded == "deceptive" else 0)
 
     def _at(self, agent: Agent, place: Tensor) -> Tensor:
-        return self._distance(agent.state.pos, place) < self.settings.reach
+        near: Tensor = self._distance(agent.state.pos, place) < self.settings.reach
+        return near
 
     @staticmethod
     def _distance(first: Tensor, second: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ def led(trace: Trace, blue_fake: Tensor, together: Tensor) -> Tensor:
 
 
 def _near(places: Tensor, landmark: Tensor, reach: float) -> Tensor:
-    return (places - landmark).norm(dim=2) < reach
+    near: Tensor = torch.linalg.vector_norm(places - landmark, dim=2) < reach
+    return near
 
 
 def alignments(trace: Trace, sight: float) -> tuple[Tensor, Tensor, int]:

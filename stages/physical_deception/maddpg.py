@@ -111,7 +111,8 @@ def policy_loss(agents: Agents, batch: Batch, i: int, penalty: float) -> Tensor:
     both = enumerate(zip(agents.both, batch.observations, strict=True))
     actions = [own if j == i else agent.policy(seen).detach() for j, (agent, seen) in both]
     value = agents.both[i].critic(torch.cat([*batch.observations, *actions], dim=1))
-    return -value.mean() + penalty * own.square().mean()
+    loss: Tensor = penalty * own.square().mean() - value.mean()
+    return loss
 
 
 @torch.no_grad()
