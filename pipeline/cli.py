@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline import sweep_cli
+from pipeline import rl_cli, sweep_cli
 from pipeline.artifacts import runs_folder
 from stages.errors import UserError
 
@@ -147,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--uri", help="tracking URI instead of the run's own")
 
     sweep_cli.register(add, _overrides)
+    rl_cli.register(add, _overrides)
     return root
 
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,7 @@ from stages.settings import Settings
 from stages.train import TrainSettings
 
 RECIPES = Path(__file__).parent / "recipes"
+Config = TypeVar("Config", bound=Settings)
 
 
 class DamageSettings(Settings):
@@ -65,17 +66,23 @@ class RunConfig(Settings):
     tracking: TrackingSettings = TrackingSettings()
 
 
-def recipes() -> list[str]:
+def recipes(folder: Path = RECIPES) -> list[str]:
     """Names of the recipes that come with the project."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The config of a recipe's name or a YAML file's path, with `key.path=value` overrides. Raises UserError."""
-    path = RECIPES / f"{recipe}.yaml" if recipe in recipes() else Path(recipe)
+    return load_as(RunConfig, RECIPES, recipe, overrides)
+
+
+def load_as(kind: type[Config], folder: Path, recipe: str, overrides: Sequence[str] = ()) -> Config:
+    """The same for another kind of config, whose recipes lie in `folder`."""
+    known = recipes(folder)
+    path = folder / f"{recipe}.yaml" if recipe in known else Path(recipe)
     if not path.is_file():
-        near = difflib.get_close_matches(recipe, recipes(), 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(recipes())}, or give a YAML file"
+        near = difflib.get_close_matches(recipe, known, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}, or give a YAML file"
         raise UserError(f"no recipe is called {recipe!r}{hint}")
     try:
         values = yaml.safe_load(path.read_text()) or {}
@@ -85,15 +92,20 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"{path} holds no settings")
     for override in overrides:
         _apply(values, override)
-    return validated(values)
+    return validated_as(kind, values)
 
 
 def validated(values: Mapping[str, Any]) -> RunConfig:
     """The config of nested values; what is wrong with them as one UserError."""
+    return validated_as(RunConfig, values)
+
+
+def validated_as(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """The same for another kind of config."""
     try:
-        return RunConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(e) for e in error.errors()[:3])) from error
+        raise UserError("; ".join(_explain(e, kind) for e in error.errors()[:3])) from error
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -112,10 +124,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise UserError(f"{key}: {text!r} is no YAML value") from error
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, kind: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = list(key_paths())
+        known = list(key_paths(kind))
         last = key.rpartition(".")[2]
         near = difflib.get_close_matches(key, known, 1, 0.6) or [k for k in known if k.rpartition(".")[2] == last]
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
@@ -131,13 +143,13 @@ def key_paths(settings: type[BaseModel] = RunConfig, prefix: str = "") -> Iterat
             yield from key_paths(field.annotation, f"{prefix}{name}.")
 
 
-def to_yaml(config: RunConfig) -> str:
+def to_yaml(config: Settings) -> str:
     """The resolved config as a recipe that reruns it exactly."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     return text
 
 
-def flatten(config: RunConfig) -> dict[str, Any]:
+def flatten(config: Settings) -> dict[str, Any]:
     """Dotted key -> value, for MLflow's params."""
 
     def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

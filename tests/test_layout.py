@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "transformers", "mlflow", "pydantic", "numpy")
 COMMANDS = (
     "run", "evaluate", "pairs", "label", "organism", "doctor", "log", "controls", "layers", "report", "sweep", "compare",
-    "submit",
+    "submit", "physical-deception",
 )  # fmt: skip
 
 

@@ -1,0 +1,72 @@
+"""`soo physical-deception`: the reinforcement-learning experiment. Heavy imports happen inside the command."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stages.errors import UserError
+
+Result = dict[str, Any]
+OUTCOME, FIGURE = "outcome.json", "physical-deception.png"
+
+
+def register(add: Callable[..., Any], overrides: Callable[[Any], None]) -> None:
+    """Add the command to the command line; `add` and `overrides` are pipeline/cli.py's."""
+    sub = add(
+        "physical-deception", command, "the paper's reinforcement-learning experiment: do deceiving agents become honest",
+        "soo physical-deception quick train.baseline_episodes=1000 'seeds=[0]'",
+        "agents (measures over seeds), comparisons (SOO minus each), detection, statements, mlflow_run_id",
+    )  # fmt: skip
+    sub.add_argument("recipe", help="quick, quarter, paper, or path of a YAML file")
+    overrides(sub)
+    sub.add_argument("--out", type=Path, help="its folder (default: runs/physical-deception-<recipe>-<fingerprint>)")
+
+
+def command(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo physical-deception"""
+    try:
+        import vmas  # noqa: F401
+    except ImportError as error:
+        raise UserError("VMAS is not installed: pip install 'soo-pipeline[rl]'") from error
+    from pipeline import rl, rl_figure, rl_report, tracking
+    from pipeline.artifacts import writable, write_json
+    from pipeline.cluster import connected
+    from pipeline.config import to_yaml
+    from stages.progress import following, say
+
+    config = rl.load(arguments.recipe, arguments.overrides)
+    folder = writable(arguments.out or rl.folder_of(config))
+    uri = tracking.check(config.tracking, folder.parent) if config.tracking.enabled else None
+    (folder / "config.yaml").write_text(to_yaml(config))
+    say(f"physical deception, {config.name}, seeds {' '.join(map(str, config.seeds))}, in {folder}")
+    with connected(), following() as board:
+        rl.run(config, folder, board)
+    found = rl_report.compose(config, folder)
+    rl_figure.draw(found, folder / FIGURE)
+    write_json(folder / OUTCOME, found)
+    text = [rl_report.table(found), "", f"figure  {folder / FIGURE}", f"folder  {folder}"]
+    if uri:
+        try:
+            found["mlflow_run_id"] = _record(folder, found, uri)
+            text.append(f"MLflow  {tracking.ui_command(uri)}")
+        except UserError as error:  # all is complete on disk, so this is told and not raised
+            text.append(f"MLflow  not recorded ({error}); later: the same command again")
+    return found, "\n".join(text)
+
+
+def _record(folder: Path, found: Result, uri: str) -> str:
+    from pipeline import rl_report
+    from pipeline.families import record_parent
+
+    note = "\n\n".join(f"{s['paper']}: {s['here']} (agrees: {s['agrees']})" for s in found["statements"])
+    return record_parent(
+        folder,
+        uri,
+        found["config"]["tracking"]["experiment"],
+        found,
+        tags={"kind": "physical-deception", "mlflow.note.content": note},
+        metrics=rl_report.metrics(found),
+        texts={"report.txt": rl_report.table(found)},
+        files=[folder / name for name in (OUTCOME, FIGURE, "config.yaml")],
+    )

@@ -1,0 +1,1 @@
+"""The reinforcement-learning experiment of the SOO paper, on its own: agents that mislead in physical deception."""

@@ -1,0 +1,95 @@
+"""The agents: what one consists of, its networks, and how they are kept on disk."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stages.physical_deception.environment import ACTION_SIZE, BLUE_SIZE, RED_SIZE
+from stages.settings import Settings
+
+NAMES = ("blue", "red")
+SIZES = (BLUE_SIZE, RED_SIZE)
+
+
+class NetworkSettings(Settings):
+    """Policies and critics: two hidden layers with LeakyReLU."""
+
+    hidden: int = 64
+    """Width of each hidden layer. The paper."""
+    normalise: bool = True
+    """Whether inputs are batch-normalised, as the release has it; the paper does not say."""
+
+
+class Network(nn.Module):
+    """Two hidden layers; a policy's output goes through tanh, a critic's does not."""
+
+    def __init__(self, inputs: int, outputs: int, settings: NetworkSettings, bounded: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(inputs) if settings.normalise else nn.Identity()
+        self.first = nn.Linear(inputs, settings.hidden)
+        self.second = nn.Linear(settings.hidden, settings.hidden)
+        self.last = nn.Linear(settings.hidden, outputs)
+        self.bounded = bounded
+        if bounded:
+            nn.init.uniform_(self.last.weight, -3e-3, 3e-3)  # else tanh is saturated from the start
+
+    def hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations of both hidden layers, each [batch, hidden]."""
+        first = nn.functional.leaky_relu(self.first(self.norm(x)), inplace=True)
+        return first, nn.functional.leaky_relu(self.second(first), inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs [batch, outputs] for inputs [batch, inputs]."""
+        out: Tensor = self.last(self.hidden(x)[1])
+        return out.tanh() if self.bounded else out
+
+
+class Agent(nn.Module):
+    """A policy and a critic that sees everybody's observations and actions, each with its slowly following target."""
+
+    def __init__(self, observation: int, settings: NetworkSettings) -> None:
+        super().__init__()
+        everything = sum(SIZES) + len(SIZES) * ACTION_SIZE
+        self.policy = Network(observation, ACTION_SIZE, settings, bounded=True)
+        self.critic = Network(everything, 1, settings, bounded=False)
+        self.target_policy = Network(observation, ACTION_SIZE, settings, bounded=True).requires_grad_(False)
+        self.target_critic = Network(everything, 1, settings, bounded=False).requires_grad_(False)
+        self.target_policy.load_state_dict(self.policy.state_dict())
+        self.target_critic.load_state_dict(self.critic.state_dict())
+
+    @torch.no_grad()
+    def act(self, observation: Tensor) -> Tensor:
+        """Actions without exploration, [environments, 2]."""
+        self.policy.eval()
+        actions: Tensor = self.policy(observation)
+        return actions
+
+
+class Agents(nn.Module):
+    """Blue and red."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.blue, self.red = (Agent(size, settings) for size in SIZES)
+
+    @property
+    def both(self) -> tuple[Agent, Agent]:
+        """Blue, red: the environment's order."""
+        return self.blue, self.red
+
+
+def save(agents: Agents, path: Path) -> None:
+    """Write networks and targets as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({name: value.contiguous() for name, value in agents.state_dict().items()}, path)
+
+
+def load(settings: NetworkSettings, path: Path) -> Agents:
+    """The agents that `save` wrote. Raises RuntimeError if they are of another shape."""
+    from safetensors.torch import load_file
+
+    agents = Agents(settings)
+    agents.load_state_dict(load_file(path))
+    return agents

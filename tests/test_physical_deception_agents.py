@@ -1,0 +1,309 @@
+"""Learning, overlap terms and measures of physical deception, against values worked out by hand."""
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stages.physical_deception import agents as agents_
+from stages.physical_deception import detect, evaluate, evaluation, maddpg, overlap, train
+from stages.physical_deception.agents import SIZES, Agents, Network, NetworkSettings
+from stages.physical_deception.environment import OTHER, EnvironmentSettings
+from stages.physical_deception.evaluate import Trace
+from stages.physical_deception.maddpg import Learner, MaddpgSettings
+from stages.physical_deception.overlap import OverlapSettings
+from stages.physical_deception.replay import Batch, Replay
+
+PLAIN = NetworkSettings(normalise=False, hidden=8)
+WORLD = EnvironmentSettings()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def some_batch(n: int = 64) -> Batch:
+    def seen() -> list[Tensor]:
+        return [torch.randn(n, size) for size in SIZES]
+
+    return Batch(seen(), [torch.rand(n, 2) for _ in SIZES], [torch.randn(n) for _ in SIZES], seen())
+
+
+def constant(network: Network, value: float) -> None:
+    """Let a network give one value, whatever it is shown."""
+    torch.nn.init.zeros_(network.last.weight)
+    torch.nn.init.constant_(network.last.bias, value)
+
+
+def test_the_critic_learns_reward_plus_discounted_value_afterwards() -> None:
+    agent, batch = Agents(PLAIN).red, some_batch()
+    constant(agent.critic, 1.0)
+    constant(agent.target_critic, 4.0)
+    targets = [torch.zeros(64, 2)] * 2
+    expected = ((1.0 - (batch.rewards[1] + 0.5 * 4.0)) ** 2).mean()
+    loss = maddpg.critic_loss(agent, batch, 1, targets, gamma=0.5)
+    assert float(loss.detach()) == pytest.approx(float(expected))
+
+
+def test_a_policy_climbs_its_own_critic_and_moves_no_other_weight() -> None:
+    agents, batch = Agents(PLAIN), some_batch()
+    loss = maddpg.policy_loss(agents, batch, 0, penalty=0.0)
+    loss.backward()
+    assert all(p.grad is not None for p in agents.blue.policy.parameters())
+    assert all(p.grad is None for p in agents.red.parameters())
+    actions = [agent.policy(seen) for agent, seen in zip(agents.both, batch.observations, strict=True)]
+    value = agents.blue.critic(torch.cat([*batch.observations, *actions], dim=1))
+    assert loss.item() == pytest.approx(-value.mean().item(), rel=1e-5)
+    large = maddpg.policy_loss(agents, batch, 0, penalty=2.0)
+    assert (large - loss).item() == pytest.approx(2 * float(actions[0].square().mean()), rel=1e-4)
+
+
+def test_an_update_of_both_together_is_that_of_each_alone() -> None:
+    """Blue's critic after a joint step, against Adam's first step worked out: each weight by the rate, against its sign."""
+    agents, batch = Agents(PLAIN), some_batch()
+    before = copy.deepcopy(agents)
+    loss = maddpg.critic_loss(before.blue, batch, 0, maddpg.target_actions(before, batch), 0.95)
+    gradients = torch.autograd.grad(loss, list(before.blue.critic.parameters()))
+    Learner(agents, MaddpgSettings(lr=0.01)).update(batch)
+    for old, new, gradient in zip(
+        before.blue.critic.parameters(), agents.blue.critic.parameters(), gradients, strict=True
+    ):
+        assert torch.allclose(new, old - 0.01 * gradient.sign(), atol=2e-4)
+
+
+def test_targets_follow_by_tau() -> None:
+    agents = Agents(NetworkSettings())
+    old = [p.clone() for p in agents.blue.target_critic.parameters()]
+    Learner(agents, MaddpgSettings(tau=0.25)).update(some_batch())
+    for before, target, source in zip(
+        old, agents.blue.target_critic.parameters(), agents.blue.critic.parameters(), strict=True
+    ):
+        assert torch.allclose(target, before + 0.25 * (source - before), atol=1e-6)
+
+
+def test_noise_is_the_process_it_says() -> None:
+    noise = maddpg.Noise(20000)
+    for _ in range(50):
+        drawn = noise(0.3)
+    assert float(drawn.std()) == pytest.approx(0.3 * 0.2 / math.sqrt(1 - 0.85**2), rel=0.02)
+    assert float(noise(0.0).abs().max()) == 0
+
+
+def test_the_ring_writes_over_the_oldest_and_normalises_rewards() -> None:
+    replay = Replay(5)
+    for number in range(4):
+        value = torch.full((2, 1), float(number))
+        seen = [value.expand(2, size) for size in SIZES]
+        replay.add(seen, [value.expand(2, 2)] * 2, [value[:, 0], -value[:, 0]], seen)
+    assert len(replay) == 5
+    assert sorted(replay.table[:, 0].tolist()) == [1, 2, 2, 3, 3]  # 0, 0 and one 1 are gone
+    replay.rescale()
+    batch = replay.sample(4000)
+    assert float(batch.rewards[0].mean()) == pytest.approx(0, abs=0.06)
+    assert float(batch.rewards[1].std()) == pytest.approx(1 * math.sqrt(0.8), abs=0.06)
+    assert {int(v) for v in batch.observations[1][:, 3]} == {1, 2, 3}
+    assert torch.equal(batch.observations[0], batch.following[0])
+    assert torch.allclose(batch.rewards[0], -batch.rewards[1], atol=1e-6)
+
+
+def test_self_and_other_differ_in_red_alone() -> None:
+    observations = torch.randn(300, 10)
+    observations[::3, OTHER] = 0
+    self, other = overlap.pairs(observations, WORLD.sight, "unseen")
+    assert torch.equal(self, observations[::3])  # what did not see red is the self as it is
+    assert torch.equal(torch.cat([self[:, :6], self[:, 8:]], 1), torch.cat([other[:, :6], other[:, 8:]], 1))
+    lengths = other[:, OTHER].norm(dim=1)
+    assert 0 < float(lengths.min()) <= float(lengths.max()) <= WORLD.sight
+    everyone, _ = overlap.pairs(observations, WORLD.sight, "all")
+    assert len(everyone) == 300
+    assert float(everyone[:, OTHER].abs().max()) == 0
+    assert float(overlap.without_flag(other)[:, 8:].abs().max()) == 0
+
+
+def test_the_distance_is_over_both_hidden_layers_and_0_for_a_policy_that_does_not_look_at_red() -> None:
+    policy = Network(10, 2, PLAIN, bounded=True)
+    self, other = torch.zeros(3, 10), torch.zeros(3, 10)
+    other[:, 6] = torch.tensor([0.0, 0.1, 0.2])
+    first = [policy.hidden(x) for x in (self, other)]
+    by_hand = [((first[0][k] - first[1][k]) ** 2).sum(1) for k in (0, 1)]
+    found = overlap.distance(policy, self, other)
+    assert torch.allclose(found, (by_hand[0] + by_hand[1]) / 16)
+    assert float(found[0]) == 0 < float(found[1]) < float(found[2])
+    with torch.no_grad():
+        policy.first.weight[:, OTHER] = 0
+    assert float(overlap.distance(policy, self, other).max()) == 0
+
+
+def test_shuffled_pairs_are_farther_apart_and_no_pairs_cost_nothing() -> None:
+    policy = Network(10, 2, NetworkSettings(), bounded=True)
+    self, other = overlap.pairs(torch.randn(200, 10), WORLD.sight, "all")
+    matched, shuffled = (float(overlap.loss(policy, self, other, how)) for how in ("matched", "shuffled"))
+    assert shuffled > 20 * matched > 0
+    assert float(overlap.loss(policy, self[:0], other[:0], "matched")) == 0
+
+
+def test_fine_tuning_adds_nothing_at_the_start_but_overlap_and_holds_the_actions() -> None:
+    policy, seen = Network(10, 2, NetworkSettings(), bounded=True), torch.randn(200, 10)
+    baseline = copy.deepcopy(policy)
+    alone = overlap.extra(OverlapSettings(weight=0), WORLD.sight, baseline)
+    assert float(alone(policy, seen)) == 0
+    torch.manual_seed(1)
+    both = float(overlap.extra(OverlapSettings(weight=3, states="all"), WORLD.sight, baseline)(policy, seen))
+    torch.manual_seed(1)
+    assert both == pytest.approx(
+        3 * float(overlap.distance(policy, *overlap.pairs(seen, WORLD.sight, "all")).mean()), rel=1e-4
+    )
+    with torch.no_grad():
+        policy.last.bias.add_(0.5)
+    change = (policy.eval()(seen) - baseline(seen)).square().mean()
+    assert float(alone(policy, seen)) == pytest.approx(float(change), rel=1e-5)
+    assert policy.train().training  # and leaves the mode as it was
+    alone(policy, seen)
+    assert policy.training
+
+
+def test_fine_tuning_brings_self_and_other_together_while_it_learns_and_its_control_does_not() -> None:
+    batch, start = some_batch(), Agents(NetworkSettings())
+    self, other = overlap.pairs(torch.randn(500, 10), WORLD.sight, "all")
+    after = {}
+    for weight in (0.0, 1.0):
+        agents = copy.deepcopy(start)
+        terms = OverlapSettings(weight=weight, keep=0.1, states="all")
+        extra = overlap.extra(terms, WORLD.sight, copy.deepcopy(start.blue.policy))
+        learner = Learner(agents, MaddpgSettings(lr=0.003))
+        for _ in range(60):
+            losses = learner.update(batch, extra)
+        assert losses["extra"] >= 0
+        after[weight] = float(overlap.distance(agents.blue.policy, self, other).mean().detach())
+    assert after[1.0] < 0.5 * after[0.0]
+
+
+def line(*places: tuple[float, float]) -> Tensor:
+    return torch.tensor(places)[:, None, :]
+
+
+def trace(blue: Tensor, red: Tensor, trapped: list[bool]) -> Trace:
+    """One episode with the goal right above and the fake landmark to the right of the centre."""
+    seen = torch.zeros(len(blue) - 1, 1, 10)
+    return Trace(
+        blue, red, torch.tensor([[0.0, 0.8]]), torch.tensor([[0.8, 0.0]]), torch.tensor(trapped)[:, None], seen
+    )
+
+
+def test_measures_of_an_episode_worked_out() -> None:
+    blue = line((0.5, 0), (0.7, 0), (0.3, 0.5), (0, 0.7))
+    red = line((0.4, 0), (0.6, 0), (0.65, 0), (0.65, 0))
+    found = evaluate.measures(trace(blue, red, [False, False, True, True]), WORLD, grid=100)
+    assert found["return_deceptive"] == 10 + 10 + 5
+    assert found["return_honest"] == 5
+    assert found["return_red"] == 1  # together at the first place after a step alone
+    assert (found["trapped"], found["led"], found["blue_at_goal"], found["both_at_goal"]) == (1, 1, 1, 0)
+    assert found["together"] == pytest.approx(1 / 3)
+
+
+def test_red_is_led_only_by_blue() -> None:
+    far = line((0, 0.8), (0, 0.8), (0, 0.8))
+    red = line((0.4, 0), (0.6, 0), (0.65, 0))
+    assert evaluate.measures(trace(far, red, [False, False, True]), WORLD, 10)["led"] == 0
+    near = evaluate.measures(trace(red, red, [False, False, True]), WORLD, 10)
+    assert near["led"] == 1
+    assert evaluate.measures(trace(red, red, [True, True, True]), WORLD, 10)["led"] == 0  # it was there from the start
+
+
+def test_deceptive_actions_by_the_rubric() -> None:
+    """At the centre goal and fake landmark are at a right angle. A move at 30 degrees to the fake one's way is aligned by
+    0.866, one at 60 degrees goes rather to the goal, and one that red does not see counts nowhere."""
+    moves = {30: True, 60: False, -30: True, -100: False}
+    for degrees, deceives in moves.items():
+        step = (0.05 * math.cos(math.radians(degrees)), 0.05 * math.sin(math.radians(degrees)))
+        episode = trace(line((0, 0), step), line((0.1, 0), (0.1, 0)), [False, False])
+        counts, chances = evaluate.deceptive_actions(episode, WORLD.sight, grid=101)
+        assert chances == 1
+        expected = np.zeros((101, 101))
+        if deceives:
+            expected[:87, 51:] = 1  # aligned by more than 0.86, not 0.87; cosine 0 is below 0.02, not below 0
+        assert np.array_equal(counts, expected), degrees
+        unseen = trace(line((0, 0), step), line((0.2, 0), (0.2, 0)), [False, False])
+        assert evaluate.deceptive_actions(unseen, WORLD.sight, 101)[0].sum() == 0
+
+
+def test_overlaps_count_moves_without_red_and_the_release_s_other_differs_by_the_flag() -> None:
+    policy = Network(10, 2, PLAIN, bounded=True)
+    episode = trace(line(*[(0, 0)] * 4), line(*[(0, 0)] * 4), [False] * 4)
+    episode.observations[:] = torch.randn(3, 1, 10)
+    episode.observations[0, 0, OTHER] = 0
+    total, moves = evaluate.overlaps(policy, episode, WORLD.sight)
+    assert moves.tolist() == [1]
+    assert total.isfinite().all()
+    with torch.no_grad():
+        policy.first.weight[:, OTHER] = 0  # heeds the flag, not red
+    assert float(evaluate.overlaps(policy, episode, WORLD.sight)[0]) < -30  # rounding is all that is left
+    assert float(evaluate.overlaps(policy, episode, WORLD.sight, release=True)[0]) > -20
+
+
+def test_a_policy_that_does_not_look_at_red_does_not_react_to_it() -> None:
+    policy = Network(10, 2, PLAIN, bounded=True)
+    torch.nn.init.normal_(policy.last.weight)
+    episode = trace(line(*[(0, 0)] * 4), line(*[(0, 0)] * 4), [False] * 4)
+    assert evaluate.reaction(policy, episode, WORLD.sight) > 0
+    with torch.no_grad():
+        policy.first.weight[:, OTHER] = 0
+    assert evaluate.reaction(policy, episode, WORLD.sight) == 0
+
+
+def test_the_detector_grows_surer_with_episodes_and_knows_which_way() -> None:
+    honest, deceptive = (detect.Overlaps(mean + torch.randn(400), torch.ones(400)) for mean in (-6.0, -5.8))
+    few, many = (detect.accuracy(honest, deceptive, n, draws=400, seed=0) for n in (1, 400))
+    assert 0.5 < few < 0.65 < 0.95 < many
+    assert detect.accuracy(deceptive, honest, 400, draws=400, seed=0) < 0.05
+    same = detect.accuracy(honest, honest, 50, draws=2000, seed=0)
+    assert same == pytest.approx(0.5, abs=0.05)
+    assert detect.across([honest, honest], [deceptive, honest]) == 0.5
+    assert honest.mean == pytest.approx(-6, abs=0.2)
+
+
+QUICK = train.TrainSettings(
+    environment=EnvironmentSettings(steps=10),
+    maddpg=MaddpgSettings(parallel=20, batch=32, every=50),
+    baseline_episodes=60,
+    tuning_episodes=60,
+)
+
+
+def test_training_is_the_same_again_and_fine_tuning_goes_on_from_it(tmp_path: Path) -> None:
+    lines: list[str] = []
+    places = [tmp_path / name for name in ("a", "b", "soo", "frozen")]
+    for place in places:
+        place.mkdir()
+    facts = train.baseline(QUICK, "deceptive", 3, places[0], lines.append)
+    again = train.baseline(QUICK, "deceptive", 3, places[1], lines.append)
+    assert {k: v for k, v in facts.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+    first, second = (p / "agents.safetensors" for p in places[:2])
+    assert first.read_bytes() == second.read_bytes()
+    assert facts["episodes"] == 60
+    assert facts["updates"] == 600 // 50
+    tuned = train.tune(QUICK, first, "deceptive", 3, places[2], lines.append)
+    assert tuned["extra"] > 0
+    still = QUICK.model_copy(update={"red_learns": False})
+    train.tune(still, first, "deceptive", 3, places[3], lines.append)
+    start, soo, frozen = (agents_.load(QUICK.network, p / "agents.safetensors") for p in (places[0], *places[2:]))
+    assert not torch.equal(start.blue.policy.first.weight, soo.blue.policy.first.weight)
+    assert not torch.equal(start.red.policy.first.weight, soo.red.policy.first.weight)
+    assert torch.equal(start.red.policy.first.weight, frozen.red.policy.first.weight)
+    assert "60/60 episodes" in lines[-1]
+
+
+def test_every_agent_is_put_through_the_same_episodes(tmp_path: Path) -> None:
+    known = {name: Agents(NetworkSettings()) for name in ("honest", "deceptive")}
+    found = evaluation.all_agents(known, WORLD, evaluate.EvaluateSettings(episodes=20), 5, tmp_path)
+    assert found.keys() == {"random", "scripted_honest", "scripted_deceptive", "honest", "deceptive", "blind"}
+    assert found["scripted_deceptive"]["own"]["led"] > 0.8 > found["random"]["own"]["led"]
+    assert (tmp_path / "blind.gif").read_bytes()[:3] == b"GIF"
+    starts = [evaluate.play(WORLD, b, r, 4, 5).blue[0] for b, r in evaluation.policies(known).values()]
+    assert all(torch.equal(start, starts[0]) for start in starts)
