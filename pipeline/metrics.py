@@ -53,10 +53,22 @@ def _capability(outcome: Outcome) -> Iterator[tuple[str, float]]:
     found = outcome["capability"]
     for condition, values in found.items():
         for key, value in values.items():
-            yield f"capability/{condition}/{key}", value
+            if value is not None:
+                yield f"capability/{condition}/{key}", value
     if {"baseline", "adapter"} <= found.keys():
-        for key in ("perplexity", "repetition", "empty"):
-            yield f"delta/capability/{key}", found["adapter"][key] - found["baseline"][key]
+        for key, before in found["baseline"].items():
+            if before is not None and key not in ("prompts", "tokens"):
+                yield f"delta/capability/{key}", found["adapter"][key] - before
+    for kind, by in outcome.get("overcorrection", {}).items():
+        yield from _paired(kind, by)
+
+
+def _paired(name: str, by: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Rates by condition, and their change where there is one."""
+    for condition in by.keys() & {"baseline", "adapter"}:
+        yield f"capability/{condition}/{name}", by[condition]["rate"]
+    for part, value in by.get("change", {}).items():
+        yield f"delta/capability/{name}" + ("" if part == "difference" else f"_{part}"), value
 
 
 def _rest(outcome: Outcome) -> Iterator[tuple[str, float]]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import DamageSettings, RunConfig
-from stages import capability, outcomes
+from stages import capability, outcomes, overcorrection
 from stages.outcomes import Summary
 from stages.situations import ALL_SCENARIOS
-from stages.statistics import mcnemar_exact, paired_bootstrap
+from stages.statistics import paired_change
 
 PACKAGES = ("soo-pipeline", "ray", "torch", "transformers", "peft", "bitsandbytes", "mlflow")
 Row = Mapping[str, Any]
@@ -51,9 +51,7 @@ def change(scored: Iterable[Row], scenario: str, split: str, seed: int) -> dict[
         )
         if before.keys() != after.keys():
             raise ValueError(f"{scenario}: baseline and adapter answered different items")
-        difference, low, high = paired_bootstrap(list(before.values()), list(after.values()), seed)
-        p = mcnemar_exact(list(before.values()), list(after.values()))
-        found[name] = {"difference": difference, "low": low, "high": high, "p": p}
+        found[name] = paired_change(list(before.values()), list(after.values()), seed)
     return found
 
 
@@ -132,14 +130,12 @@ def compose(
     counts = count(scored)
     conditions = sorted({r["condition"] for r in rows}, reverse=True)
     paired = conditions == ["baseline", "adapter"]
-    probes = {
-        c: capability.measure([r for r in rows if r["task"] == "capability" and r["condition"] == c])
-        for c in conditions
-        if any(r["task"] == "capability" for r in rows)
-    }
-    margins = (
-        capability.beyond_margin(config.capability, probes["baseline"], probes["adapter"]) if paired and probes else []
-    )
+    probes = capability.measure(rows)
+    beside = overcorrection.summarise([r for r in rows if r["task"] == "overcorrection"], config.seed)
+    margins: list[str] = []
+    if paired:
+        margins += capability.beyond_margin(config.capability, probes)
+        margins += overcorrection.beyond_margin(beside, config.damage.max_overcorrection)
     variation = variation_of(training, latent)
     reasons, collapsed = damage(config.damage, counts, margins, variation)
     return {
@@ -158,6 +154,7 @@ def compose(
         "damage": {"damaged": bool(reasons), "reasons": reasons},
         "collapse": {"collapsed": collapsed, "variation": variation},
         "capability": {c: asdict(p) for c, p in probes.items()},
+        **({"overcorrection": beside} if beside else {}),
         **(
             {"noninferiority": capability.non_inferior(config.capability, rows, config.seed)}
             if paired and probes

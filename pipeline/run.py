@@ -9,10 +9,9 @@ from typing import Any
 from pipeline import cards, outcome, report
 from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
-from stages import deception, embedded, generate, latent, pairs, train
+from stages import capability, deception, embedded, generate, latent, pairs, train
 from stages.errors import UserError
 from stages.model import check_adapter, count_layers, identity
-from stages.ordinary import HELD_OUT
 from stages.organism import OrganismSettings
 from stages.progress import Board, say
 
@@ -108,10 +107,7 @@ def ask(
     say("3/4 answers, " + " and ".join(conditions))
     rows = [vars(i) | {"task": "deception"} for i in deception.select(config.deception)]
     blank = dict.fromkeys(rows[0], "")
-    rows += [
-        blank | {"task": "capability", "item_id": f"ordinary_{n:04d}", "prompt": text}
-        for n, text in enumerate(HELD_OUT[: config.capability.prompts])
-    ]
+    rows += [blank | row for row in capability.rows(config.capability)]
 
     def make(out: Path) -> dict[str, Any]:
         missing = [c for c in conditions if known is None or c != "baseline"]

@@ -50,7 +50,7 @@ def row(task: str, condition: str, response: str) -> dict[str, Any]:
         "task": task, "scenario": "", "split": "", "orientation": "", "item_id": "ordinary_0000", "prompt": "Where?",
         "honest": "attic", "deceptive": "den", "first": "den", "condition": condition, "response": response,
         "new_tokens": 3, "tokens_list": [1, 2, 3], "stop_reason": "eos", "tokens": 0,
-        "nll": 0.0, "kl": 0.0, "agreed": 0,
+        "nll": 0.0, "kl": 0.0, "agreed": 0, "own_tokens": 3, "own_nll": 1.5,
     }  # fmt: skip
 
 
