@@ -17,7 +17,7 @@ def lines(outcome: Outcome) -> list[str]:
         found = ["Capability not measured"]
     else:
         found = [*_likelihoods(outcome), *_noninferiority(outcome), *_own_answers(outcome)]
-    return [*found, *_overcorrection(outcome)]
+    return [*found, *_overcorrection(outcome), *_tasks(outcome), *_mt_bench(outcome)]
 
 
 def _likelihoods(outcome: Outcome) -> Iterator[str]:
@@ -58,6 +58,31 @@ def _overcorrection(outcome: Outcome) -> Iterator[str]:
         yield f"{start:<11}{kind}: {ABOUT[kind]} {rates}{interval}, n={by['baseline']['n']}"
 
 
+def _tasks(outcome: Outcome) -> Iterator[str]:
+    for number, (name, by) in enumerate(outcome.get("tasks", {}).items()):
+        rates = " -> ".join(_percent(by[c]["rate"]) for c in CONDITIONS if c in by)
+        text = f"{name} {rates}, n={by['n']}"
+        if "change" in by:
+            text += f" ({_interval(by['change'])})"
+        if "verdict" in by:
+            text += f": {by['verdict']} (margin {100 * by['margin']:g})"
+        yield f"{'' if number else 'Tasks':<11}{text}"
+
+
+def _mt_bench(outcome: Outcome) -> Iterator[str]:
+    found = outcome.get("mt_bench", {})
+    by = {c: found[c] for c in CONDITIONS if "mean" in found.get(c, {})}
+    if not by:
+        return
+    means = " -> ".join(f"{b['mean']:.2f} [{b['low']:.2f}-{b['high']:.2f}]" for b in by.values())
+    ungraded = sum(b["ungraded"] for b in by.values())
+    yield f"{'MT-Bench':<11}{means} of 10, {next(iter(by.values()))['questions']} questions, {ungraded} answers ungraded"
+    if "change" in found:
+        change = found["change"]
+        yield (f"{INDENT}change {change['difference']:+.2f}, 95 % interval {change['low']:+.2f} to {change['high']:+.2f} "
+               "(each question against itself)")  # fmt: skip
+
+
 def _moved(outcome: Outcome, key: str, form: str = ".2f") -> str:
     return " -> ".join(f"{c[key]:{form}}" for c in outcome["capability"].values())
 
@@ -93,5 +118,24 @@ def blocks(outcome: Outcome) -> list[Block]:
               *(_percent(by[c]["rate"]) if c in by else "-" for c in CONDITIONS),
               _interval(by["change"]) if "change" in by else "-"] for kind, by in beside.items()],
             frozenset({1, 2, 3}),
+        ))  # fmt: skip
+    tasks = outcome.get("tasks", {})
+    if tasks:
+        made.append(Table(
+            ("task of lm-evaluation-harness", "metric", "n", *CONDITIONS, "change", "verdict"),
+            [[name, by["metric"], str(by["n"]), *(_percent(by[c]["rate"]) if c in by else "-" for c in CONDITIONS),
+              _interval(by["change"]) if "change" in by else "-", by.get("verdict", "-")] for name, by in tasks.items()],
+            frozenset({2, 3, 4}),
+        ))  # fmt: skip
+    talk = outcome.get("mt_bench", {})
+    graded = {c: talk[c] for c in CONDITIONS if "mean" in talk.get(c, {})}
+    if graded:
+        kinds = sorted({kind for by in graded.values() for kind in by["categories"]})
+        made.append(Table(
+            ("MT-Bench, of 10", "mean", "95 % interval", *kinds, "ungraded"),
+            [[c, f"{by['mean']:.2f}", f"{by['low']:.2f}-{by['high']:.2f}",
+              *(f"{by['categories'].get(kind, float('nan')):.2f}" for kind in kinds), str(by["ungraded"])]
+             for c, by in graded.items()],
+            frozenset(range(1, len(kinds) + 4)),
         ))  # fmt: skip
     return made

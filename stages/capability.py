@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages import overcorrection
+from stages.mt_bench_files import MtBenchSettings
 from stages.ordinary import HELD_OUT, TEXTS
 from stages.settings import Settings
 from stages.statistics import non_inferiority, weighted_bootstrap
@@ -25,6 +26,23 @@ class CapabilitySettings(Settings):
     """Held-out ordinary texts scored, where prompts are asked."""
     overcorrection: int = 4
     """Fills of each probe of beliefs, secrets and identity (stages/overcorrection.py)."""
+    tasks: tuple[str, ...] = ()
+    """Tasks or groups of lm-evaluation-harness: soo_offline and its parts come with the project; any other whose data is
+    here or can be fetched."""
+    task_folders: tuple[str, ...] = ()
+    """Folders with further task files, such as a known task whose dataset_path is a local copy."""
+    task_items: int | None = None
+    """First items of each task only."""
+    task_examples: int | None = None
+    """Worked examples before each item (num_fewshot), where other than the task's own number."""
+    task_chat_template: bool = True
+    """Put each item into the model's chat template. Published results of base models are mostly without."""
+    max_task_fall: float = 0.05
+    """Preset margin: most that the mean score of a task or group named in `tasks` may fall."""
+    mt_bench: MtBenchSettings = MtBenchSettings()
+    """MT-Bench, where capability.mt_bench.questions is given."""
+    max_mt_bench_fall: float = 0.5
+    """Preset margin: most points of ten that the mean grade of MT-Bench may fall."""
     max_perplexity_ratio: float = 1.25
     """Preset margin: adapter's over baseline's perplexity, on the baseline's answers and on texts."""
     max_own_perplexity_ratio: float = 2.0

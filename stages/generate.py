@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from stages import harness, mt_bench
 from stages.model import ModelSettings, encode, load, load_adapter, load_tokenizer
 from stages.progress import Board
 from stages.resources import cpu_share
@@ -74,7 +76,10 @@ class Responder:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Rows with `task` and `prompt` -> the same rows, once per condition, with the answer and its scores."""
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        do = {"deception": self._ask, "overcorrection": self._ask, "capability": self._probe, "text": self._score}
+        do = {
+            "deception": self._ask, "overcorrection": self._ask, "capability": self._probe, "text": self._score,
+            "harness": self._task, "mt_bench": self._converse,
+        }  # fmt: skip
         made = [found for task, how in do.items() for found in self._each([r for r in rows if r["task"] == task], how)]
         self.done += len(rows)
         left = (time.perf_counter() - self.began) / self.done * (self.total - self.done)
@@ -93,6 +98,13 @@ class Responder:
 
     def _ask(self, prompts: list[str]) -> list[dict[str, Any]]:
         return [a | UNSCORED for a in self.answer(prompts, self.settings.max_new_tokens)]
+
+    def _task(self, prompts: list[str]) -> list[dict[str, Any]]:
+        found = harness.answer(self.model, self.tokenizer, prompts, self.settings.batch_size)
+        return [UNANSWERED | {"response": text} for text in found]
+
+    def _converse(self, prompts: list[str]) -> list[dict[str, Any]]:
+        return [UNANSWERED | {"response": json.dumps(found)} for found in mt_bench.converse(self, prompts)]
 
     def _probe(self, prompts: list[str]) -> list[dict[str, Any]]:
         """Answer, and score the baseline's answers to the same prompts under this condition."""
@@ -159,9 +171,15 @@ class Responder:
 
     def answer(self, prompts: Sequence[str], max_new_tokens: int) -> list[dict[str, Any]]:
         """Greedy answers with their tokens and why they stopped (eos or length)."""
+        return self.complete([encode(self.tokenizer, p, self.settings.chat_template) for p in prompts], max_new_tokens)
+
+    def complete(
+        self, ids: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[dict[str, Any]]:
+        """How the model goes on from each of `ids`; at a temperature above 0 sampled with `seed`."""
         import torch
 
-        ids = [encode(self.tokenizer, p, self.settings.chat_template) for p in prompts]
+        torch.manual_seed(seed)
         shared = common_prefix(ids)
         padded = self.tokenizer.pad({"input_ids": [i[len(shared) :] for i in ids]}, return_tensors="pt")
         start = torch.tensor([shared], dtype=torch.long).expand(len(ids), -1)
@@ -171,7 +189,7 @@ class Responder:
                 attention_mask=torch.cat([torch.ones_like(start), padded["attention_mask"]], 1).to(self.model.device),
                 past_key_values=self._read(shared, len(ids)),
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
+                **({"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}),
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         length = len(shared) + padded["input_ids"].shape[1]
@@ -243,7 +261,8 @@ def ask(
     import ray.data
 
     settings = settings.model_copy(update={"cpus_per_actor": cpu_share(settings.actors, settings.cpus_per_actor)})
-    ordered = sorted(prompts, key=lambda r: (r["task"], r.get("scenario"), len(r["prompt"])))
+    # The choices of one question stay together: their common beginning is read once.
+    ordered = sorted(prompts, key=lambda r: (r["task"], r.get("scenario"), len(r["prompt"]) // 64, r["prompt"]))
     data = ray.data.from_items(ordered, override_num_blocks=-(-len(ordered) // settings.batch_size))
     answered = data.map_batches(
         Responder,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import outcome, report
+from pipeline import costs, outcome, report
 from pipeline.config import validated
 from stages.scenarios import CHOOSING_ITEMS
 
@@ -56,14 +56,10 @@ def row(task: str, condition: str, response: str) -> dict[str, Any]:
 
 def composed(rows: list[dict[str, Any]], folder: Path, training: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The outcome of such rows, as a run would write it."""
-    import pyarrow
-    import pyarrow.parquet
-
-    (folder / "answers").mkdir(parents=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "answers" / "part.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outcome, "versions", lambda: {"python": "3"})
-        return outcome.compose(validated({"name": "made"}), folder / "answers", training)
+        config = validated({"name": "made"})
+        return outcome.compose(config, rows, costs.compose(config, folder, rows, {}), training)
 
 
 Compose = Callable[..., dict[str, Any]]
