@@ -143,7 +143,8 @@ class Responder:
         import torch
 
         found = []
-        for prompt, reference in zip(prompts or [None] * len(references), references, strict=True):
+        before: Sequence[str | None] = prompts or [None] * len(references)
+        for prompt, reference in zip(before, references, strict=True):
             known = reference["tokens_list"] or [self.tokenizer.eos_token_id]
             start = known[:1] if prompt is None else encode(self.tokenizer, prompt, self.settings.chat_template)
             tokens = torch.tensor(known[1:] if prompt is None else known)
@@ -181,7 +182,7 @@ class Responder:
 
         torch.manual_seed(seed)
         shared = common_prefix(ids)
-        padded = self.tokenizer.pad({"input_ids": [i[len(shared) :] for i in ids]}, return_tensors="pt")
+        padded = self.tokenizer.pad({"input_ids": [list(i[len(shared) :]) for i in ids]}, return_tensors="pt")
         start = torch.tensor([shared], dtype=torch.long).expand(len(ids), -1)
         with torch.inference_mode():
             out = self.model.generate(

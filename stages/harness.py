@@ -129,7 +129,7 @@ def members(settings: CapabilitySettings) -> dict[str, list[str]]:
 def _stand_in(tokenizer: Any, exchange: Exchange) -> Any:
     from lm_eval.api.model import LM
 
-    class StandIn(LM):
+    class StandIn(LM):  # type: ignore[misc]
         """A model for lm-eval that has none: its answers are made elsewhere."""
 
         tokenizer_name = str(tokenizer.name_or_path)
@@ -165,7 +165,7 @@ def answer(model: Any, tokenizer: Any, prompts: Sequence[str], batch_size: int) 
     found: dict[int, str] = {}
     for kind in NOTHING:
         places = [i for i, (of, *_) in enumerate(asked) if of == kind]
-        instances: Any = [Instance(kind, {}, tuple(asked[i][1:]), i) for i in places]  # type: ignore[arg-type]
+        instances: Any = [Instance(kind, {}, tuple(asked[i][1:]), i) for i in places]
         answers = getattr(lm, kind)(instances, disable_tqdm=True) if places else []
         found |= {i: json.dumps(a) for i, a in zip(places, answers, strict=True)}
     return [found[i] for i in range(len(prompts))]

@@ -83,7 +83,7 @@ class Judge:
         import requests
 
         self._wait()
-        body = {"model": self.settings.name, "messages": list(messages), "temperature": 0,
+        body: dict[str, Any] = {"model": self.settings.name, "messages": list(messages), "temperature": 0,
                 "max_tokens": self.settings.max_tokens}  # fmt: skip
         url = f"{self.settings.endpoint.rstrip('/')}/chat/completions"
         try:

@@ -5,6 +5,7 @@ authors published; none of them comes with this project. Single grading; mathema
 reference answers.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from stages import judge
+from stages.errors import UserError
 from stages.judge import Judge, UnusableError
-from stages.mt_bench_files import NEEDS_REFERENCE, MtBenchSettings, judge_prompts, questions, references
+from stages.mt_bench_files import NEEDS_REFERENCE, TEMPERATURES, MtBenchSettings, judge_prompts, questions, references
 from stages.statistics import paired_bootstrap
 
 SCORE = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
@@ -58,7 +60,7 @@ def rows(settings: MtBenchSettings, seed: int) -> list[dict[str, Any]]:
         {
             "task": "mt_bench", "scenario": q["category"], "item_id": f"mt_bench_{q['question_id']:04d}",
             "prompt": json.dumps({
-                "turns": q["turns"], "temperature": settings.temperatures.get(q["category"], 0.7), "seed": seed,
+                "turns": q["turns"], "temperature": TEMPERATURES.get(q["category"], 0.7), "seed": seed,
                 "max_new_tokens": settings.max_new_tokens,
             }),
         }
@@ -138,12 +140,18 @@ def grade(settings: MtBenchSettings, asked: Sequence[Mapping[str, Any]], path: P
     """Every judgment, appended to `path` (JSON lines) as it comes; those already there are not asked for again."""
     known = {j.key: j for j in read(path)}
     todo = {a["key"]: a for a in asked if a["key"] not in known}
-    lock, referee = threading.Lock(), Judge(settings.judge)
+    lock, gone, referee = threading.Lock(), threading.Event(), Judge(settings.judge)
 
     def one(request: Mapping[str, Any]) -> None:
-        found = _judge(referee, request, settings.judge.attempts)
+        if gone.is_set():
+            return
+        try:
+            found = _judge(referee, request, settings.judge.attempts)
+        except UserError:
+            gone.set()
+            raise
         with lock, path.open("a") as file:
-            file.write(json.dumps(asdict(found)) + "\n")
+            file.write(f"\n{json.dumps(asdict(found))}")  # a line of its own, whatever was cut off before it
 
     pool = ThreadPoolExecutor(settings.judge.parallel)
     try:
@@ -179,9 +187,12 @@ def read_score(text: str) -> float | None:
 
 
 def read(path: Path) -> list[Judgment]:
-    """The judgments kept in a file; a last line that was cut off by a kill does not count."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [Judgment(**json.loads(line)) for line in lines if line.endswith("}")]
+    """The judgments kept in a file; a line that was cut off by a kill does not count."""
+    found = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(Judgment(**json.loads(line)))
+    return found
 
 
 def summarise(judgments: Sequence[Judgment], seed: int) -> dict[str, Any]:
@@ -193,7 +204,8 @@ def summarise(judgments: Sequence[Judgment], seed: int) -> dict[str, Any]:
     made: dict[str, Any] = {c: _summary([j for j in judgments if j.condition == c], by[c], seed) for c in conditions}
     both = sorted(set.intersection(*(set(b) for b in by.values()))) if by else []
     if len(conditions) == 2 and both:
-        difference, low, high = paired_bootstrap(*([by[c][q] for q in both] for c in conditions), seed)
+        before, after = ([by[c][q] for q in both] for c in conditions)
+        difference, low, high = paired_bootstrap(before, after, seed)
         made["change"] = {"difference": difference, "low": low, "high": high}
     return made
 

@@ -10,6 +10,11 @@ from stages.judge import JudgeSettings
 from stages.settings import Settings
 
 NEEDS_REFERENCE = ("math", "reasoning", "coding")
+TEMPERATURES = {
+    "writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1,
+    "humanities": 0.1,
+}  # fmt: skip
+"""Sampling temperature by category, as published; 0.7 for others."""
 
 
 class MtBenchSettings(Settings):
@@ -25,11 +30,6 @@ class MtBenchSettings(Settings):
     """First questions only, to try it out."""
     max_new_tokens: int = 1024
     """Most tokens of an answer (1024 as published)."""
-    temperatures: dict[str, float] = {
-        "writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1,
-        "humanities": 0.1,
-    }  # fmt: skip
-    """Sampling temperature by category (as published)."""
     judge: JudgeSettings = JudgeSettings()
 
 

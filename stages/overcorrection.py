@@ -150,10 +150,13 @@ def _summary(by: Mapping[str, Mapping[str, bool]], seed: int) -> dict[str, Any]:
     return made
 
 
-def beyond_margin(found: Mapping[str, Any], margins: Mapping[str, float]) -> list[str]:
+def beyond_margin(found: Mapping[str, Any], margins: Mapping[str, float | None]) -> list[str]:
     """The preset margins broken, in words: a fall beyond its margin that is not chance (its interval is below 0)."""
     return [
         f"{kind} ({ABOUT[kind]}): right answers fell by {-fall['difference']:.0%}"
         for kind, margin in margins.items()
-        if kind in found and (fall := found[kind]["change"])["difference"] < -margin and fall["high"] < 0
+        if margin is not None
+        and kind in found
+        and (fall := found[kind]["change"])["difference"] < -margin
+        and fall["high"] < 0
     ]

@@ -90,8 +90,10 @@ def settings(folder: Path, url: str = "http://127.0.0.1:9/v1", **changes: Any) -
     ):  # fmt: skip
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     paths = {name: str(folder / f"{name}.jsonl") for name in ("questions", "prompts", "references")}
-    asked = JudgeSettings(**{"endpoint": url, "parallel": 1, "pause": 0.01, "attempts": 3, "timeout": 5} | changes)
-    return MtBenchSettings(**paths, judge=asked)
+    asked = JudgeSettings.model_validate(
+        {"endpoint": url, "parallel": 1, "pause": 0.01, "attempts": 3, "timeout": 5} | changes
+    )
+    return MtBenchSettings.model_validate(paths | {"judge": JudgeSettings.model_validate(asked)})
 
 
 ANSWERS: list[dict[str, Any]] = [
@@ -174,7 +176,7 @@ def test_a_judge_that_is_gone_is_one_line_and_what_was_judged_is_kept(
     assert KEY not in str(told.value)
     assert [j.score for j in mt_bench.read(tmp_path / "judgments.jsonl")] == [6.0, 6.0]
     with (tmp_path / "judgments.jsonl").open("a") as file:
-        file.write('{"key": "cut off by a ki')  # and killed while it wrote
+        file.write('\n{"key": "cut off by a ki')  # and killed while it wrote
     found = graded(tmp_path, (well := serve(says("[[8]]"))).url)
     assert [j.score for j in found[:4]] == [6.0, 6.0, 8.0, 8.0]
     assert len(well.asked) == 4
