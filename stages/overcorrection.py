@@ -152,11 +152,9 @@ def _summary(by: Mapping[str, Mapping[str, bool]], seed: int) -> dict[str, Any]:
 
 def beyond_margin(found: Mapping[str, Any], margins: Mapping[str, float | None]) -> list[str]:
     """The preset margins broken, in words: a fall beyond its margin that is not chance (its interval is below 0)."""
-    return [
-        f"{kind} ({ABOUT[kind]}): right answers fell by {-fall['difference']:.0%}"
-        for kind, margin in margins.items()
-        if margin is not None
-        and kind in found
-        and (fall := found[kind]["change"])["difference"] < -margin
-        and fall["high"] < 0
-    ]
+    broken = []
+    for kind, margin in margins.items():
+        fall = found[kind]["change"] if margin is not None and kind in found else {}
+        if fall and fall["difference"] < -(margin or 0) and fall["high"] < 0:
+            broken.append(f"{kind} ({ABOUT[kind]}): right answers fell by {-fall['difference']:.0%}")
+    return broken
