@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.artifacts import Mark, stage, write_json
 from pipeline.config import RunConfig
 from stages import capability, harness, mt_bench, overcorrection, task_scores
+from stages.errors import UserError
 from stages.model import load_tokenizer
 from stages.progress import say
 from stages.task_scores import Score
@@ -105,6 +106,9 @@ def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     given = [f"model.name={arguments.model}", "name=capability", "capability.tasks=[soo_offline]"]
     config = load(arguments.recipe, [*given, *arguments.overrides])
     check(config)
+    asked_for = config.capability
+    if not (asked_for.prompts or asked_for.overcorrection or asked_for.tasks or asked_for.mt_bench.questions):
+        raise UserError("nothing to measure: capability.prompts, overcorrection, tasks and mt_bench.questions are off")
     count_layers(config.model)
     if arguments.adapter is not None:
         check_adapter(arguments.adapter, config.model.name)

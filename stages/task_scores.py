@@ -41,9 +41,8 @@ def _summary(by: Mapping[str, Mapping[tuple[str, int], Score]], margin: float | 
     if "adapter" in values:
         made["change"] = _change(values["baseline"], values["adapter"], seed)
         if margin is not None:
-            low, high = -made["change"]["high"], -made["change"]["low"]
-            made |= {"margin": margin, "verdict": non_inferiority(low, high, margin)}
-    return made
+            made["verdict"] = non_inferiority(-made["change"]["high"], -made["change"]["low"], margin)
+    return made if margin is None else made | {"margin": margin}
 
 
 def _mean(values: Sequence[float], seed: int) -> dict[str, float]:
@@ -63,5 +62,5 @@ def beyond_margin(found: Mapping[str, Any]) -> list[str]:
     return [
         f"{name} fell from {by['baseline']['rate']:.1%} to {by['adapter']['rate']:.1%}"
         for name, by in found.items()
-        if "margin" in by and -by["change"]["difference"] > by["margin"]
+        if {"margin", "change"} <= by.keys() and -by["change"]["difference"] > by["margin"]
     ]
