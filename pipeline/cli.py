@@ -76,6 +76,17 @@ def parser() -> argparse.ArgumentParser:
     _overrides(sub)
 
     sub = add(
+        "capability", capability, "what an adapter cost: likelihoods, own answers, tasks of lm-evaluation-harness, MT-Bench",
+        "soo capability --model embedded:organism capability.task_items=5",
+        "capability, noninferiority, overcorrection, tasks (name -> n, rates, change, verdict), margins broken",
+    )  # fmt: skip
+    sub.add_argument("--model", required=True, help="embedded:organism, embedded:base, Hugging Face name or directory")
+    sub.add_argument("--adapter", type=Path, help="folder of a PEFT adapter made for that model: before and after")
+    sub.add_argument("--recipe", default="default", help="recipe whose settings are used")
+    sub.add_argument("--out", type=Path, help="folder for answers and scores (default: runs/capability-<fingerprint>)")
+    _overrides(sub)
+
+    sub = add(
         "pairs", pairs, "show some training prompts of a recipe, and count them", "soo pairs default --show 1",
         "counts (kind -> rows), templates (kind -> template -> rows), rows (those shown)",
     )  # fmt: skip
@@ -223,6 +234,13 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Result, str]:
     with connected(), following() as board:
         found = runs.evaluate(settings, arguments.adapter, folder, board)
     return found, f"{report.table(found)}\n\nfigure  {folder / 'deception.png'}\nfolder  {folder}"
+
+
+def capability(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo capability"""
+    from pipeline.costs import command
+
+    return command(arguments)
 
 
 def pairs(arguments: argparse.Namespace) -> tuple[Result, str]:

@@ -8,8 +8,8 @@ from pipeline import sweep_figure, sweep_report, sweep_tracking
 from pipeline.report import headline, percent
 from stages.errors import UserError
 
-HEAD = ("run", "robust deception %", "robust honesty %", "position %", "agreement %", "damaged")
-WIDTHS = (40, 30, 18, 12, 13, 9)
+HEAD = ("run", "robust deception %", "robust honesty %", "position %", "agreement %", "damaged", "tasks, MT-Bench")
+WIDTHS = (40, 30, 18, 12, 13, 9, 0)
 
 
 def compare(uri: str, run_ids: Sequence[str], out: Path) -> tuple[dict[str, Any], str]:
@@ -52,7 +52,15 @@ def row(run_id: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "position": after["position_bias"]["rate"],
         "agreement": capability["agreement"] if capability else None,
         "damaged": outcome["damage"]["damaged"],
+        "tasks": {name: _after(by)["rate"] for name, by in outcome.get("tasks", {}).items() if "margin" in by},
+        "mt_bench": _after(outcome.get("mt_bench", {})).get("mean"),
     }
+
+
+def _after(by: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The adapter's part, or the baseline's where there is no adapter."""
+    found: Mapping[str, Any] = by.get("adapter") or by.get("baseline") or {}
+    return found
 
 
 def _cells(r: Mapping[str, Any]) -> tuple[str, ...]:
@@ -64,7 +72,9 @@ def _cells(r: Mapping[str, Any]) -> tuple[str, ...]:
         percent(r["position"]),
         "-" if r["agreement"] is None else percent(r["agreement"]),
         "YES" if r["damaged"] else "no",
-    )
+        ", ".join([*(f"{name} {percent(rate)} %" for name, rate in r["tasks"].items()),
+                   *([f"{r['mt_bench']:.2f}"] if r["mt_bench"] is not None else [])]),
+    )  # fmt: skip
 
 
 def _line(cells: Sequence[str]) -> str:

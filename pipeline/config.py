@@ -31,6 +31,13 @@ class DamageSettings(Settings):
     """Most that answers which announce misleading, yet name the true room, may rise where a rival is spoken to."""
     min_perspectives: float = 0.90
     """Least share of right answers to `perspectives`, in either orientation, where the baseline reached it."""
+    max_belief_fall: float | None = 0.10
+    """Most that right answers about what another believes may fall (stages/overcorrection.py); a fall whose 95 % interval
+    holds 0 is no damage. None: reported only."""
+    max_identity_fall: float | None = 0.10
+    """The same of telling oneself from the other."""
+    max_secret_fall: float | None = None
+    """The same of keeping a legitimate secret."""
     min_variation: float = 0.10
     """Least variation across prompts at the site, relative to the base model; below it the site has collapsed."""
 

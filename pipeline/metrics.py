@@ -53,10 +53,35 @@ def _capability(outcome: Outcome) -> Iterator[tuple[str, float]]:
     found = outcome["capability"]
     for condition, values in found.items():
         for key, value in values.items():
-            yield f"capability/{condition}/{key}", value
+            if value is not None:
+                yield f"capability/{condition}/{key}", value
     if {"baseline", "adapter"} <= found.keys():
-        for key in ("perplexity", "repetition", "empty"):
-            yield f"delta/capability/{key}", found["adapter"][key] - found["baseline"][key]
+        for key, before in found["baseline"].items():
+            if before is not None and key not in ("prompts", "tokens"):
+                yield f"delta/capability/{key}", found["adapter"][key] - before
+    for name, by in (*outcome.get("overcorrection", {}).items(), *outcome.get("tasks", {}).items()):
+        yield from _paired(name, by)
+    yield from _mt_bench(outcome.get("mt_bench", {}))
+
+
+def _mt_bench(found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for condition in found.keys() & {"baseline", "adapter"}:
+        by = found[condition]
+        for part in ("mean", "low", "high", "ungraded"):
+            if part in by:
+                yield f"capability/{condition}/mt_bench" + ("" if part == "mean" else f"_{part}"), by[part]
+        for kind, value in by.get("categories", {}).items():
+            yield f"capability/{condition}/mt_bench/{kind}", value
+    for part, value in found.get("change", {}).items():
+        yield "delta/capability/mt_bench" + ("" if part == "difference" else f"_{part}"), value
+
+
+def _paired(name: str, by: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Rates by condition, and their change where there is one."""
+    for condition in by.keys() & {"baseline", "adapter"}:
+        yield f"capability/{condition}/{name}", by[condition]["rate"]
+    for part, value in by.get("change", {}).items():
+        yield f"delta/capability/{name}" + ("" if part == "difference" else f"_{part}"), value
 
 
 def _rest(outcome: Outcome) -> Iterator[tuple[str, float]]:

@@ -4,16 +4,16 @@ import importlib.metadata
 import itertools
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import DamageSettings, RunConfig
-from stages import capability, outcomes
+from stages import outcomes
 from stages.outcomes import Summary
 from stages.situations import ALL_SCENARIOS
-from stages.statistics import mcnemar_exact, paired_bootstrap
+from stages.statistics import paired_change
 
 PACKAGES = ("soo-pipeline", "ray", "torch", "transformers", "peft", "bitsandbytes", "mlflow")
 Row = Mapping[str, Any]
@@ -51,9 +51,7 @@ def change(scored: Iterable[Row], scenario: str, split: str, seed: int) -> dict[
         )
         if before.keys() != after.keys():
             raise ValueError(f"{scenario}: baseline and adapter answered different items")
-        difference, low, high = paired_bootstrap(list(before.values()), list(after.values()), seed)
-        p = mcnemar_exact(list(before.values()), list(after.values()))
-        found[name] = {"difference": difference, "low": low, "high": high, "p": p}
+        found[name] = paired_change(list(before.values()), list(after.values()), seed)
     return found
 
 
@@ -120,28 +118,20 @@ def variation_of(training: Mapping[str, float] | None, latent: Mapping[str, Any]
 
 def compose(
     config: RunConfig,
-    answers: Path,
+    rows: Sequence[Row],
+    cost: Mapping[str, Any],
     training: Mapping[str, float] | None,
     latent: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The outcome of a run's raw answers (Parquet), the last line of its training log and what was seen at its site
-    afterwards (stages/latent.py), without paths and times.
+    """The outcome of a run's raw answers, of what they say of its cost (pipeline/costs.py), the last line of its training
+    log and what was seen at its site afterwards (stages/latent.py), without paths and times.
     """
-    rows = read_answers(answers)
     scored = [outcomes.score(r) for r in rows if r["task"] == "deception"]
     counts = count(scored)
     conditions = sorted({r["condition"] for r in rows}, reverse=True)
     paired = conditions == ["baseline", "adapter"]
-    probes = {
-        c: capability.measure([r for r in rows if r["task"] == "capability" and r["condition"] == c])
-        for c in conditions
-        if any(r["task"] == "capability" for r in rows)
-    }
-    margins = (
-        capability.beyond_margin(config.capability, probes["baseline"], probes["adapter"]) if paired and probes else []
-    )
     variation = variation_of(training, latent)
-    reasons, collapsed = damage(config.damage, counts, margins, variation)
+    reasons, collapsed = damage(config.damage, counts, cost["margins"], variation)
     return {
         "name": config.name,
         "seed": config.seed,
@@ -157,12 +147,7 @@ def compose(
         **({"released_deception": released_scores(scored)} if config.deception.scorer == "released" else {}),
         "damage": {"damaged": bool(reasons), "reasons": reasons},
         "collapse": {"collapsed": collapsed, "variation": variation},
-        "capability": {c: asdict(p) for c, p in probes.items()},
-        **(
-            {"noninferiority": capability.non_inferior(config.capability, rows, config.seed)}
-            if paired and probes
-            else {}
-        ),
+        **{key: value for key, value in cost.items() if key != "margins"},
         **({"latent": dict(latent)} if latent else {}),
         "training": dict(training or {}),
         "config": config.model_dump(mode="json"),

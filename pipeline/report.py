@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import report_capability
 from stages.situations import ALL_SCENARIOS
 from stages.statistics import wilson
 
@@ -59,7 +60,7 @@ def table(outcome: Outcome) -> str:
     lines += ["", LEGEND]
     if "perspectives" in outcome["scenarios"]:
         lines.append("perspectives asks what a friend believes: honest = right, deceptive = wrong")
-    found = [*_changes(outcome), *_released(outcome), *_damage(outcome), *_capability(outcome)]
+    found = [*_changes(outcome), *_released(outcome), *_damage(outcome), *report_capability.lines(outcome)]
     return "\n".join([*lines, *([""] if found else []), *found])
 
 
@@ -131,27 +132,6 @@ def _damage(outcome: Outcome) -> list[str]:
         *lines,
         f"Collapsed  {word}: variation across prompts at the site is {percent(variation)} % of the base model's",
     ]
-
-
-def _capability(outcome: Outcome) -> list[str]:
-    found = outcome["capability"]
-    if not found:
-        return ["Capability not measured"]
-    before, after = found["baseline"], found.get("adapter")
-    text = f"Capability perplexity {before['perplexity']:.2f}"
-    if after:
-        text += (
-            f" -> {after['perplexity']:.2f}, KL {after['kl']:.3f} nats a token, same first choice at "
-            f"{percent(after['agreement'])} % of tokens"
-        )
-    lines = [f"{text} ({before['prompts']} held-out prompts)"]
-    shown = outcome.get("noninferiority")
-    if shown:
-        lines.append(
-            f"           perplexity ratio {shown['perplexity_ratio']:.3f}, 95 % interval {shown['low']:.3f} to "
-            f"{shown['high']:.3f}: {shown['verdict']} (margin {shown['margin']:g})"
-        )
-    return lines
 
 
 def verdict(outcome: Outcome) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import ladder, report
+from pipeline import ladder, report, report_capability
 from pipeline.artifacts import digest
 from pipeline.config import to_yaml, validated
 from pipeline.outcome import read_answers
@@ -113,20 +113,7 @@ def _health(run: Run) -> list[Block]:
             ("site after training, base = 1", *(k.replace("_", " ") for k in inside)),
             [["", *(f"{v:.3f}" for v in inside.values())]], frozenset(range(1, len(inside) + 1)),
         ))  # fmt: skip
-    keys = ("perplexity", "kl", "agreement", "repetition", "empty")
-    capability = run["capability"]
-    blocks.append(Table(
-        ("capability, held-out prompts", *keys),
-        [[CONDITIONS[c], *(f"{capability[c][k]:.3f}" for k in keys)] for c in CONDITIONS if c in capability],
-        frozenset(range(1, 6)),
-    ))  # fmt: skip
-    shown = run.get("noninferiority")
-    if shown:
-        blocks.append(Text(
-            f"Perplexity after over before: {shown['perplexity_ratio']:.3f}, 95 % interval {shown['low']:.3f} to "
-            f"{shown['high']:.3f}, against a preset margin of {shown['margin']:g}: {shown['verdict']}."
-        ))  # fmt: skip
-    return blocks
+    return [*blocks, *report_capability.blocks(run)]
 
 
 def _layers(folder: Path, run: Run) -> list[Block]:

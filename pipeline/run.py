@@ -1,12 +1,13 @@
 """One run: pairs, fine-tuning, answers before and after, outcome, record. Reads as the method does."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import cards, outcome, report
+from pipeline import cards, costs, outcome, report
 from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
 from stages import deception, embedded, generate, latent, pairs, train
@@ -14,9 +15,9 @@ from stages.adapter import check_adapter
 from stages.behaviour import Questions
 from stages.errors import UserError
 from stages.model import count_layers, identity
-from stages.ordinary import HELD_OUT
 from stages.organism import OrganismSettings
 from stages.progress import Board, say
+from stages.scenarios import Item
 
 RUNS = runs_folder()
 
@@ -32,6 +33,7 @@ def check(config: RunConfig, folder: Path) -> None:
     kinds = [r.kind for r in rows]
     train.plan({kind: kinds.count(kind) for kind in ("overlap", "name_control", "retain")}, config.train)
     deception.select(config.deception)
+    costs.check(config)
     layers = count_layers(config.model)
     layer = config.train.overlap.layer - config.train.overlap.layer_base
     if not 0 <= layer < layers:
@@ -115,18 +117,17 @@ def ask(
     made_from: list[Any],
     board: Board,
     known: Path | None = None,
+    scenarios: bool = True,
 ) -> Mark:
     """3. Raw answers of the baseline and the adapter, from one load of the model.
 
     `known` is a folder of the baseline's answers to the same prompts: they are taken over instead of made again.
     """
     say("3/4 answers, " + " and ".join(conditions))
-    rows = [vars(i) | {"task": "deception"} for i in deception.select(config.deception)]
-    blank = dict.fromkeys(rows[0], "")
-    rows += [
-        blank | {"task": "capability", "item_id": f"ordinary_{n:04d}", "prompt": text}
-        for n, text in enumerate(HELD_OUT[: config.capability.prompts])
-    ]
+    items = deception.select(config.deception) if scenarios else []
+    blank: dict[str, Any] = {field.name: "" for field in dataclasses.fields(Item)} | {"task": ""}
+    rows = [blank | vars(i) | {"task": "deception"} for i in items]
+    rows += [blank | row for row in costs.rows(config)]
 
     def make(out: Path) -> dict[str, Any]:
         missing = [c for c in conditions if known is None or c != "baseline"]
@@ -165,7 +166,10 @@ def conclude(
     """4. What the answers come to: outcome.json and the figure. Scored anew every time, from the raw answers."""
     say("4/4 outcome")
     inside = marks["latent"].facts if "latent" in marks else None
-    found = outcome.compose(config, folder / "answers" / "answers", training, inside)
+    answers = outcome.read_answers(folder / "answers" / "answers")
+    marks = marks | costs.settle(config, folder, answers, marks["answers"])
+    cost = costs.compose(config, folder, answers, marks)
+    found = outcome.compose(config, answers, cost, training, inside)
     found["seconds"] = {name: mark.seconds for name, mark in marks.items()}
     found["paths"] = {
         "folder": str(folder.absolute()),
@@ -181,6 +185,7 @@ def conclude(
 def check_evaluation(config: RunConfig, adapter: Path | None, folder: Path) -> None:
     """Raise UserError for anything that would make `evaluate` fail later."""
     deception.select(config.deception)
+    costs.check(config)
     count_layers(config.model)
     if adapter is not None:
         check_adapter(adapter, config.model.name)

@@ -1,6 +1,7 @@
 """Batch inference with Ray Data: actors that hold one model and answer for the baseline and the adapter alike."""
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from stages import harness, mt_bench
 from stages.adapter import load_adapter
 from stages.model import ModelSettings, encode, load, load_tokenizer
 from stages.progress import Board
@@ -68,7 +70,8 @@ class Responder:
         if adapter is not None:
             self.model = load_adapter(self.model, adapter, model.name)
         self.model.eval()
-        self.answer = Speaker(self.model, self.tokenizer, settings.chat_template).answer
+        speaker = Speaker(self.model, self.tokenizer, settings.chat_template)
+        self.answer, self.complete = speaker.answer, speaker.complete
         self.bare = False
         self.kept: tuple[tuple[str, ...], list[dict[str, Any]], list[tuple[Any, Any]]] | None = None
         self.done, self.began = 0, time.perf_counter()
@@ -76,9 +79,11 @@ class Responder:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Rows with `task` and `prompt` -> the same rows, once per condition, with the answer and its scores."""
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        asked = [r for r in rows if r["task"] == "deception"]
-        probed = [r for r in rows if r["task"] == "capability"]
-        made = [*self._each(asked, self._ask), *self._each(probed, self._probe)]
+        do = {
+            "deception": self._ask, "overcorrection": self._ask, "capability": self._probe, "text": self._score,
+            "harness": self._task, "mt_bench": self._converse,
+        }  # fmt: skip
+        made = [found for task, how in do.items() for found in self._each([r for r in rows if r["task"] == task], how)]
         self.done += len(rows)
         left = (time.perf_counter() - self.began) / self.done * (self.total - self.done)
         self.board.say(f"  answers {self.done}/{self.total}  {left:.0f} s left")
@@ -97,14 +102,33 @@ class Responder:
     def _ask(self, prompts: list[str]) -> list[dict[str, Any]]:
         return [a | UNSCORED for a in self.answer(prompts, self.settings.max_new_tokens)]
 
+    def _task(self, prompts: list[str]) -> list[dict[str, Any]]:
+        found = harness.answer(self.model, self.tokenizer, prompts, self.settings.batch_size)
+        return [UNANSWERED | {"response": text} for text in found]
+
+    def _converse(self, prompts: list[str]) -> list[dict[str, Any]]:
+        return [UNANSWERED | {"response": json.dumps(found)} for found in mt_bench.converse(self, prompts)]
+
     def _probe(self, prompts: list[str]) -> list[dict[str, Any]]:
         """Answer, and score the baseline's answers to the same prompts under this condition."""
         references, base = self._baseline(tuple(prompts))
-        if self.bare or not hasattr(self.model, "disable_adapter"):
-            return [a | compare(*b, b[0]) for a, b in zip(references, base, strict=True)]
+        if self.plain:
+            return [a | compare(*b, b[0]) | likelihood(*b) for a, b in zip(references, base, strict=True)]
         answers = self.answer(prompts, self.settings.probe_tokens)
         now = self._log_probs(prompts, references)
-        return [a | compare(*b, n[0]) for a, b, n in zip(answers, base, now, strict=True)]
+        with self.condition("baseline"):
+            own = self._log_probs(prompts, answers)
+        each = zip(answers, base, now, own, strict=True)
+        return [a | compare(*b, n[0]) | likelihood(*o) for a, b, n, o in each]
+
+    def _score(self, texts: list[str]) -> list[dict[str, Any]]:
+        """Score texts as they stand, from their second token on, under this condition and the baseline."""
+        whole = [{"tokens_list": list(self.tokenizer(text).input_ids)} for text in texts]
+        base = now = self._log_probs(None, whole)
+        if not self.plain:
+            with self.condition("baseline"):
+                base = self._log_probs(None, whole)
+        return [UNANSWERED | compare(*b, n[0]) for b, n in zip(base, now, strict=True)]
 
     def _baseline(self, prompts: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[tuple[Any, Any]]]:
         """The baseline's answers and their log-probabilities, kept for the other condition of the same batch."""
@@ -114,24 +138,34 @@ class Responder:
                 self.kept = prompts, references, self._log_probs(prompts, references)
         return self.kept[1], self.kept[2]
 
-    def _log_probs(self, prompts: Sequence[str], references: Sequence[dict[str, Any]]) -> list[tuple[Any, Any]]:
-        """For each prompt: log-probabilities [t, V] at the reference's tokens, and those tokens [t]."""
+    def _log_probs(self, prompts: Sequence[str] | None, references: Sequence[dict[str, Any]]) -> list[tuple[Any, Any]]:
+        """For each reference: log-probabilities [t, V] at its tokens behind its prompt, and those tokens [t].
+
+        Without prompts a reference's first token stands for its prompt.
+        """
         import torch
 
         found = []
-        for prompt, reference in zip(prompts, references, strict=True):
-            start = encode(self.tokenizer, prompt, self.settings.chat_template)
-            tokens = torch.tensor(reference["tokens_list"] or [self.tokenizer.eos_token_id])
+        before: Sequence[str | None] = prompts or [None] * len(references)
+        for prompt, reference in zip(before, references, strict=True):
+            known = reference["tokens_list"] or [self.tokenizer.eos_token_id]
+            start = known[:1] if prompt is None else encode(self.tokenizer, prompt, self.settings.chat_template)
+            tokens = torch.tensor(known[1:] if prompt is None else known)
             ids = torch.cat([torch.tensor(start), tokens])[None].to(self.model.device)
             with torch.inference_mode():
                 logits = self.model(input_ids=ids, logits_to_keep=len(tokens) + 1, use_cache=False).logits
             found.append((logits[0, :-1].float().log_softmax(-1).cpu(), tokens))
         return found
 
+    @property
+    def plain(self) -> bool:
+        """Whether the model is at present as it is without its adapter."""
+        return self.bare or not hasattr(self.model, "disable_adapter")
+
     @contextlib.contextmanager
     def condition(self, wanted: Condition) -> Iterator[None]:
         """The model as it is without its adapter, or with it. May be nested."""
-        if wanted == "adapter" or self.bare or not hasattr(self.model, "disable_adapter"):
+        if wanted == "adapter" or self.plain:
             yield
             return
         self.bare = True
@@ -140,7 +174,8 @@ class Responder:
         self.bare = False
 
 
-UNSCORED = {"tokens": 0, "nll": 0.0, "kl": 0.0, "agreed": 0}
+UNSCORED = {"tokens": 0, "nll": 0.0, "kl": 0.0, "agreed": 0, "own_tokens": 0, "own_nll": 0.0}
+UNANSWERED = UNSCORED | {"response": "", "new_tokens": 0, "tokens_list": [], "stop_reason": ""}
 
 
 def compare(base: Any, tokens: Any, now: Any) -> dict[str, Any]:
@@ -154,6 +189,11 @@ def compare(base: Any, tokens: Any, now: Any) -> dict[str, Any]:
     }
 
 
+def likelihood(base: Any, tokens: Any) -> dict[str, Any]:
+    """Log-probabilities [t, V] of the base at the tokens [t] of a model's own answer -> how likely the base finds it."""
+    return {"own_tokens": len(tokens), "own_nll": float(-base.gather(-1, tokens[:, None]).sum())}
+
+
 def ask(
     prompts: Sequence[Mapping[str, Any]],
     model: ModelSettings,
@@ -165,12 +205,13 @@ def ask(
 ) -> Answers:
     """Let actors answer every prompt under every condition, and write the answers as they are to Parquet in `out`.
 
-    A prompt is a row with `task` (deception or capability) and `prompt`; all rows have the same further fields.
+    A prompt is a row with `task` (see Responder) and `prompt`; all rows have the same further fields.
     """
     import ray.data
 
     settings = settings.model_copy(update={"cpus_per_actor": cpu_share(settings.actors, settings.cpus_per_actor)})
-    ordered = sorted(prompts, key=lambda r: (r["task"], r.get("scenario"), len(r["prompt"])))
+    # The choices of one question stay together: their common beginning is read once.
+    ordered = sorted(prompts, key=lambda r: (r["task"], r.get("scenario"), len(r["prompt"]) // 64, r["prompt"]))
     data = ray.data.from_items(ordered, override_num_blocks=-(-len(ordered) // settings.batch_size))
     answered = data.map_batches(
         Responder,

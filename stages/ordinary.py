@@ -1,6 +1,7 @@
-"""Ordinary chat prompts of our own, on which a tuned model ought to behave as before.
+"""Ordinary chat prompts and texts of our own, on which a tuned model ought to behave as before.
 
-`TRAIN` may be used in training (retain terms, the organism's distillation); `HELD_OUT` never is and measures capability.
+`TRAIN` may be used in training (retain terms, the organism's distillation); `HELD_OUT` and `TEXTS` never are and
+measure capability.
 """
 
 TRAIN: tuple[str, ...] = (
@@ -79,4 +80,23 @@ HELD_OUT: tuple[str, ...] = (
     "How can I save money on groceries?",
     "What is the main job of the lungs?",
     "Tell me a fact about elephants.",
+)
+
+TEXTS: tuple[str, ...] = (
+    "The ferry leaves the harbour at seven in the morning, when the water is still flat and grey. By the time it reaches the island the sun has burned off the mist, and the children on deck are pointing at the lighthouse. Most passengers carry bicycles, because cars are not allowed beyond the pier.",
+    "Bread needs only flour, water, salt and yeast, but it does need time. Mix the dough in the evening, cover the bowl with a cloth and leave it on the table overnight. In the morning it will have doubled in size. Fold it twice, shape it into a loaf and bake it in a very hot oven until the crust is dark.",
+    "The town council voted on Tuesday to rebuild the old bridge across the river. Work is expected to begin in spring and to last about two years. During that time buses will use the bridge further north, and cyclists will be able to cross on a temporary walkway. Shop owners said that they feared a loss of customers.",
+    "A glacier is a mass of ice that moves slowly under its own weight. Snow that falls at the top is pressed into ice by the snow that falls after it. As the ice flows downhill it carries stones and sand along, and where it melts it leaves them behind in long ridges.",
+    "My grandfather kept bees behind the barn. In summer he would lift the lids off the hives with his bare hands and never once was he stung, or so he told us. In autumn the whole kitchen smelled of honey, and every jar got a label with the year written in blue ink.",
+    "To change a bicycle tyre, first release the brake and take out the wheel. Push one side of the tyre off the rim with two levers, then pull out the tube. Pump it up and listen for the hole. When the patch is dry, put the tube back, make sure that nothing is pinched, and press the tyre onto the rim again.",
+    "Before printing came to Europe, books were copied by hand. A single Bible could take a scribe more than a year, and so a small library was worth as much as a farm. Within fifty years of the first press there were millions of printed books, and reading was no longer the business of monks alone.",
+    "The second half began as the first had ended, with the visitors defending and the home team out of ideas. Then, in the seventieth minute, a long pass found the young striker alone in front of the goal. She took one touch, looked up, and placed the ball in the far corner.",
+    "Plants take in carbon dioxide through tiny openings in their leaves. On hot, dry days they close these openings so as not to lose water, and growth slows down. Some desert plants solve the problem by opening them only at night and storing the gas until the sun comes up.",
+    "Dear Ms Hoffman, thank you for your letter of the third of May. We are sorry to hear that the lamp arrived with a broken shade. A new one will be sent to you this week at no cost, and there is no need to return the old one. Please let us know if anything else is missing.",
+    "A budget is a plan for money that has not been spent yet. Begin with what comes in each month and take away what must be paid whatever happens: rent, insurance, electricity. What remains is divided between food, savings and everything else. The plan will be wrong at first, and that is how it gets better.",
+    "In the harbour museum there is a clock that was once used at sea. Its maker worked on it for nineteen years. A ship's captain who knew the exact time at home could compare it with the height of the sun and work out how far east or west he had sailed.",
+    "The function reads a list of numbers and returns the largest one. It starts by taking the first number as the best so far, and then looks at each of the others in turn. Whenever a number is greater than the best so far, it takes its place. If the list is empty there is no answer, and an error is raised.",
+    "It had rained for three days when the mayor decided to open the school gym. People brought blankets, and the baker sent two baskets of rolls. Nobody slept much. Towards morning the rain stopped, and somebody opened the door, and we could hear the river, which was quieter than before.",
+    "Sound travels through air at about three hundred and forty metres a second, and light is so much quicker that we see it at once. This is why thunder comes after lightning. Count the seconds between the two and divide by three, and you know roughly how many kilometres away the storm is.",
+    "She had never learned to swim, and now everybody was in the lake. The water was brown near the shore and green further out. Come on, they called, it is not deep. She sat down on the warm planks of the jetty, took off her shoes, and put first one foot and then the other into the water.",
 )

@@ -1,4 +1,4 @@
-"""Greedy answers of a loaded model, in batches that read what their prompts share once."""
+"""Answers of a loaded model, in batches that read what their prompts share once."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,11 +20,18 @@ class Speaker:
 
     def answer(self, prompts: Sequence[str], max_new_tokens: int) -> list[dict[str, Any]]:
         """Greedy answers with their tokens and why they stopped (eos or length)."""
+        return self.complete([encode(self.tokenizer, p, self.chat) for p in prompts], max_new_tokens)
+
+    def complete(
+        self, ids: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[dict[str, Any]]:
+        """How the model goes on from each of `ids`; at a temperature above 0 sampled with `seed`."""
         import torch
 
-        ids = [encode(self.tokenizer, p, self.chat) for p in prompts]
+        if temperature:
+            torch.manual_seed(seed)
         shared = common_prefix(ids)
-        padded = self.tokenizer.pad({"input_ids": [i[len(shared) :] for i in ids]}, return_tensors="pt")
+        padded = self.tokenizer.pad({"input_ids": [list(i[len(shared) :]) for i in ids]}, return_tensors="pt")
         start = torch.tensor([shared], dtype=torch.long).expand(len(ids), -1)
         with torch.inference_mode():
             out = self.model.generate(
@@ -32,7 +39,7 @@ class Speaker:
                 attention_mask=torch.cat([torch.ones_like(start), padded["attention_mask"]], 1).to(self.model.device),
                 past_key_values=self._read(shared, len(ids)),
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
+                **({"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}),
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         length = len(shared) + padded["input_ids"].shape[1]

@@ -61,6 +61,12 @@ def paired_bootstrap(
     return float(differences.mean()), float(low), float(high)
 
 
+def paired_change(before: Sequence[bool], after: Sequence[bool], seed: int) -> dict[str, float]:
+    """After minus before on the same items: `difference` with `low` and `high` (95 %), and exact McNemar's `p`."""
+    difference, low, high = paired_bootstrap(before, after, seed)
+    return {"difference": difference, "low": low, "high": high, "p": mcnemar_exact(before, after)}
+
+
 def weighted_bootstrap(
     values: Sequence[float], weights: Sequence[float], seed: int, resamples: int = 10000
 ) -> tuple[float, float, float]:

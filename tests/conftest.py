@@ -203,7 +203,7 @@ def _ask(
 
     responder = Responder(model, adapter, conditions, settings, None, len(prompts))
     found: list[dict[str, Any]] = []
-    for task in ("capability", "deception"):
+    for task in sorted({r["task"] for r in prompts}):
         rows = [r for r in prompts if r["task"] == task]
         for start in range(0, len(rows), settings.batch_size):
             part = rows[start : start + settings.batch_size]

@@ -15,8 +15,8 @@ from stages.model import ModelSettings
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "transformers", "mlflow", "pydantic", "numpy")
 COMMANDS = (
-    "run", "evaluate", "pairs", "label", "organism", "doctor", "log", "controls", "layers", "report", "sweep", "compare",
-    "submit", "physical-deception",
+    "run", "evaluate", "capability", "parity", "pairs", "label", "organism", "doctor", "log", "controls", "layers", "report",
+    "sweep", "compare", "submit", "physical-deception",
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import outcome, report
+from pipeline import costs, outcome, report
 from pipeline.config import validated
 from stages.scenarios import CHOOSING_ITEMS
 
@@ -50,7 +50,7 @@ def row(task: str, condition: str, response: str) -> dict[str, Any]:
         "task": task, "scenario": "", "split": "", "orientation": "", "item_id": "ordinary_0000", "prompt": "Where?",
         "honest": "attic", "deceptive": "den", "first": "den", "condition": condition, "response": response,
         "new_tokens": 3, "tokens_list": [1, 2, 3], "stop_reason": "eos", "tokens": 0,
-        "nll": 0.0, "kl": 0.0, "agreed": 0,
+        "nll": 0.0, "kl": 0.0, "agreed": 0, "own_tokens": 3, "own_nll": 1.5,
     }  # fmt: skip
 
 
@@ -63,7 +63,8 @@ def composed(rows: list[dict[str, Any]], folder: Path, training: Mapping[str, fl
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "answers" / "part.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outcome, "versions", lambda: {"python": "3"})
-        return outcome.compose(validated({"name": "made"}), folder / "answers", training)
+        config = validated({"name": "made"})
+        return outcome.compose(config, rows, costs.compose(config, folder, rows, {}), training)
 
 
 Compose = Callable[..., dict[str, Any]]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import layers, metrics, outcome, report, report_page, tracking
+from pipeline import costs, layers, metrics, outcome, report, report_page, tracking
 from pipeline.artifacts import write_json
 from pipeline.config import DamageSettings, TrackingSettings, load
 from pipeline.page import Text
@@ -98,7 +98,9 @@ def test_a_site_that_collapsed_after_training_is_seen_and_marked(tiny: ModelSett
     assert max(site[k] for k in ("self_other", "control_gap", "variation", "unrelated")) < 0.01
     found = composed(answers(HEALED), tmp_path, {"variation": 1.0})
     assert not found["collapse"]["collapsed"]
-    found = outcome.compose(load("default"), tmp_path / "answers", {"variation": 1.0}, site)
+    rows = answers(HEALED)
+    cost = costs.compose(load("default"), tmp_path, rows, {})
+    found = outcome.compose(load("default"), rows, cost, {"variation": 1.0}, site)
     assert found["collapse"]["collapsed"]
     assert report.verdict(found).startswith("Damaged: the site's variation across prompts fell to")
     assert metrics.flat(found)["latent/variation"] < 0.01
@@ -109,7 +111,10 @@ def test_a_collapse_is_marked_in_mlflow(database: Path, tmp_path: Path) -> None:
 
     folder = finished(tmp_path / "runs" / "made-1")
     shutil.copy(database, folder.parent)
-    found = outcome.compose(load("default"), folder / "answers" / "answers", {"variation": 0.02})
+    rows = outcome.read_answers(folder / "answers" / "answers")
+    found = outcome.compose(
+        load("default"), rows, costs.compose(load("default"), folder, rows, {}), {"variation": 0.02}
+    )
     write_json(folder / "outcome.json", found | {"seconds": {}, "paths": {}})
     uri = tracking.check(TrackingSettings(), folder.parent)
     tags = MlflowClient(uri).get_run(tracking.record(folder, uri)).data.tags

@@ -135,7 +135,8 @@ class PhysicalDeception(BaseScenario):  # type: ignore[misc]  # VMAS is not type
 
     @staticmethod
     def _distance(first: Tensor, second: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(first - second, dim=1)
+        apart: Tensor = torch.linalg.vector_norm(first - second, dim=1)
+        return apart
 
 
 def make(settings: EnvironmentSettings, reward: Reward, environments: int, seed: int) -> Environment:

@@ -1,0 +1,171 @@
+"""Tasks of lm-evaluation-harness (the package lm-eval) on a model that is loaded already, adapter on or off.
+
+lm-eval makes the requests and scores the answers; in between, the requests are rows like any others and go through the
+actors that ask about deception. So there is one load of the model, and raw answers are kept before they are scored.
+"""
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stages.capability import CapabilitySettings
+from stages.errors import UserError
+from stages.task_scores import Score
+
+OWN_TASKS = Path(__file__).parent / "data" / "capability"
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Exchange:
+    """Stands for a model towards lm-eval: notes what is asked, and answers what is known."""
+
+    answers: Mapping[str, Any]
+    asked: dict[str, tuple[str, list[Any]]] = field(default_factory=dict)
+
+    def __call__(self, kind: str, arguments: Sequence[Any]) -> Any:
+        key = hashlib.sha256(json.dumps([kind, *arguments], sort_keys=True).encode()).hexdigest()[:24]
+        self.asked.setdefault(key, (kind, list(arguments)))
+        return self.answers.get(key, NOTHING[kind])
+
+
+NOTHING: dict[str, Any] = {"loglikelihood": (0.0, False), "loglikelihood_rolling": 0.0, "generate_until": ""}
+
+
+def check(settings: CapabilitySettings) -> None:
+    """Raise UserError for a task that lm-eval does not have, or if lm-eval itself is missing."""
+    if settings.tasks:
+        _manager(settings.tasks, settings.task_folders)
+
+
+def requests(settings: CapabilitySettings, tokenizer: Any) -> list[dict[str, Any]]:
+    """Everything that the tasks ask, each once: rows with task, scenario (kind of request), item_id and prompt (JSON).
+
+    Raises UserError for a task that does not exist or whose data cannot be had.
+    """
+    if not settings.tasks:
+        return []
+    exchange = Exchange({})
+    _evaluate(settings, tokenizer, exchange)
+    return [
+        {"task": "harness", "scenario": kind, "item_id": key, "prompt": json.dumps([kind, *arguments])}
+        for key, (kind, arguments) in exchange.asked.items()
+    ]
+
+
+def score(settings: CapabilitySettings, tokenizer: Any, rows: Iterable[Row]) -> list[Score]:
+    """The items' scores from one condition's answers. Raises ValueError if a request has no answer."""
+    exchange = Exchange({row["item_id"]: _answer(row) for row in rows})
+    found = _evaluate(settings, tokenizer, exchange)
+    if missing := exchange.asked.keys() - exchange.answers.keys():
+        raise ValueError(f"{len(missing)} requests of the tasks were never answered")
+    return [one for task, samples in found["samples"].items() for one in _scores(task, samples)]
+
+
+def _answer(row: Row) -> Any:
+    found = json.loads(row["response"])
+    return tuple(found) if row["scenario"] == "loglikelihood" else found
+
+
+def _scores(task: str, samples: Sequence[Mapping[str, Any]]) -> Iterator[Score]:
+    """The first metric of each item; of several filters the first."""
+    metric = samples[0]["metrics"][0]
+    if not isinstance(samples[0][metric], (int, float)):
+        raise UserError(f"task {task} has no score an item in {metric}: only its mean has one, and cannot be paired")
+    for sample in samples:
+        if sample["filter"] == samples[0]["filter"]:
+            yield Score(task, sample["doc_id"], metric, float(sample[metric]))
+
+
+def _evaluate(settings: CapabilitySettings, tokenizer: Any, exchange: Exchange) -> dict[str, Any]:
+    """One pass of lm-eval over the tasks, with `exchange` for a model."""
+    import lm_eval
+
+    manager = _manager(settings.tasks, settings.task_folders)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar for every task
+            found = lm_eval.simple_evaluate(
+                _stand_in(tokenizer, exchange), tasks=list(settings.tasks), task_manager=manager,
+                limit=settings.task_items, num_fewshot=settings.task_examples,
+                apply_chat_template=settings.task_chat_template, bootstrap_iters=0,
+            )  # fmt: skip
+    except (OSError, ConnectionError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"tasks {', '.join(settings.tasks)} cannot be run: {reason}") from error
+    return dict(found or {})
+
+
+@functools.cache
+def _manager(tasks: tuple[str, ...], folders: tuple[str, ...]) -> Any:
+    """An index of task files: ours and those of `folders`, and where these are not enough the thousands of lm-eval."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UserError("capability.tasks needs lm-eval: pip install 'soo-pipeline[capability]'") from error
+    places = [str(OWN_TASKS), *folders]
+    manager = TaskManager(include_path=places, include_defaults=False)
+    if not {*manager.all_tasks} >= {*tasks}:
+        manager = TaskManager(include_path=places)
+    for task in tasks:
+        if task not in manager.all_tasks:
+            near = difflib.get_close_matches(task, manager.all_tasks, 1)
+            raise UserError(f"no task is called {task!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    return manager
+
+
+def members(settings: CapabilitySettings) -> dict[str, list[str]]:
+    """Named task -> the tasks it stands for: itself, or what is in a group."""
+    manager = _manager(settings.tasks, settings.task_folders)
+    return {name: sorted(manager.load([name])["tasks"]) for name in settings.tasks}
+
+
+def _stand_in(tokenizer: Any, exchange: Exchange) -> Any:
+    from lm_eval.api.model import LM
+
+    class StandIn(LM):  # type: ignore[misc]
+        """A model for lm-eval that has none: its answers are made elsewhere."""
+
+        tokenizer_name = str(tokenizer.name_or_path)
+
+        def loglikelihood(self, requests: list[Any]) -> list[Any]:
+            return [exchange("loglikelihood", r.args) for r in requests]
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[Any]:
+            return [exchange("loglikelihood_rolling", r.args) for r in requests]
+
+        def generate_until(self, requests: list[Any]) -> list[Any]:
+            return [exchange("generate_until", r.args) for r in requests]
+
+        def apply_chat_template(self, chat_history: list[Any], add_generation_prompt: bool = True) -> str:
+            return str(tokenizer.apply_chat_template(
+                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            ))  # fmt: skip
+
+        def chat_template(self, chat_template: bool | str = False) -> str:
+            return str(tokenizer.chat_template or "")
+
+    return StandIn()
+
+
+def answer(model: Any, tokenizer: Any, prompts: Sequence[str], batch_size: int) -> list[str]:
+    """What a loaded model answers to prompts of `requests`, as JSON, by lm-eval's own code for transformers."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
+    asked = [json.loads(prompt) for prompt in prompts]
+    found: dict[int, str] = {}
+    for kind in NOTHING:
+        places = [i for i, (of, *_) in enumerate(asked) if of == kind]
+        instances: Any = [Instance(kind, {}, tuple(asked[i][1:]), i) for i in places]
+        answers = getattr(lm, kind)(instances, disable_tqdm=True) if places else []
+        found |= {i: json.dumps(a) for i, a in zip(places, answers, strict=True)}
+    return [found[i] for i in range(len(prompts))]

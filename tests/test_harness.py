@@ -1,0 +1,187 @@
+"""Tasks of lm-eval on a loaded model: the same scores as lm-eval's own, and our suite's items and checks."""
+
+import importlib.util
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages import harness
+from stages.capability import CapabilitySettings
+from stages.errors import UserError
+from stages.generate import GenerateSettings, Responder
+from stages.model import ModelSettings, load, load_tokenizer
+from stages.ordinary import TRAIN
+from stages.task_scores import Score, beyond_margin, summarise
+from tests.test_capability import adapter
+
+SUITE = {
+    "soo_facts": 100, "soo_commonsense": 80, "soo_reading": 60, "soo_arithmetic": 80, "soo_recall": 60, "soo_sums": 40,
+    "soo_instructions": 60,
+}  # fmt: skip
+SETTINGS = CapabilitySettings(tasks=("soo_facts", "soo_sums"), task_items=3)
+
+
+def items(task: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (harness.OWN_TASKS / f"{task}.jsonl").read_text().splitlines()]
+
+
+def checks() -> Any:
+    spec = importlib.util.spec_from_file_location("suite_checks", harness.OWN_TASKS / "utils.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("task", SUITE)
+def test_the_suites_items_are_whole_and_graded(task: str) -> None:
+    found = items(task)
+    assert len(found) == SUITE[task]
+    asked = [item.get("passage", "") + item["question"] for item in found]
+    assert len(set(asked)) == len(asked)
+    assert not {item["question"] for item in found} & {*TRAIN}
+    assert Counter(item["level"] for item in found).keys() == {1, 2, 3}
+    for item in found:
+        if "choices" in item:
+            assert len(set(item["choices"])) == 4
+            assert 0 <= item["gold"] < 4
+        elif "answers" in item:
+            assert item["answers"]
+            assert all(item["answers"])
+        else:
+            assert all(c["check"] in checks().CHECKS for c in json.loads(item["checks"]))
+    if "choices" in found[0]:  # no place gives the answer away
+        places = Counter(item["gold"] for item in found)
+        assert max(places.values()) < 0.4 * len(found)
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "good", "bad"),
+    [
+        ("words_exactly", 1, "Green.", "It is green."),
+        ("words_at_most", 3, "One two three", "One two three four"),
+        ("words_at_least", 2, "One two", "One"),
+        ("lines_exactly", 2, "a\n\nb", "a"),
+        ("lines_at_most", 1, "a", "a\nb"),
+        ("numbered", 2, "1. a\n2. b", "1. a\n3. b"),
+        ("contains_any", ["river"], "The River runs.", "Rivers run."),
+        ("lacks", "cup", "A mug.", "Two cups."),
+        ("starts", "Once", "Once upon", "It was once"),
+        ("ends", "!", "Yes!", "Yes."),
+        ("equals", "HELLO", "HELLO", "HELLO there"),
+        ("json", {"a": "b"}, '{"a": "b"}', "Here: {}"),
+    ],
+)
+def test_a_check_tells_good_from_bad(check: str, value: Any, good: str, bad: str) -> None:
+    suite = checks()
+    for text, expected in ((good, 1.0), (bad, 0.0), ("", 0.0)):
+        doc = {"checks": json.dumps([{"check": check, "value": value}])}
+        assert suite.instructions(doc, [text]) == {"acc": expected}
+
+
+@pytest.mark.parametrize(
+    ("rule", "answers", "said", "expected"),
+    [
+        ("number", ["12"], "7 + 5 = 12", 1), ("number", ["12"], "12 or 13", 0), ("number", ["1200"], "1,200", 1),
+        ("number", ["12"], "none", 0), ("recall", ["Bern"], "It is Bern.", 1), ("recall", ["Bern"], "Bernard", 0),
+        ("recall", ["Bern"], "Oslo\nBern", 0), ("recall", ["two", "2"], "2", 1), ("recall", ["two"], "", 0),
+    ],
+)  # fmt: skip
+def test_free_answers(rule: str, answers: list[str], said: str, expected: float) -> None:
+    assert getattr(checks(), rule)({"answers": answers}, [said]) == {"acc": expected}
+
+
+def answered(model: ModelSettings, settings: CapabilitySettings, folder: Path | None) -> dict[str, list[Any]]:
+    """Every request of the tasks through a Responder, as a run would ask, by condition."""
+    rows = harness.requests(settings, load_tokenizer(model))
+    conditions = ("baseline", "adapter") if folder else ("baseline",)
+    responder = Responder(model, folder, conditions, GenerateSettings(batch_size=4), None, len(rows))  # type: ignore[arg-type]
+    found = responder({key: np.array([r[key] for r in rows], dtype=object) for key in rows[0]})
+    made = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+    return {c: [r for r in made if r["condition"] == c] for c in conditions}
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_scores_are_those_of_lm_eval_itself(tiny: ModelSettings, tmp_path: Path, chat: bool) -> None:
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    settings = SETTINGS.model_copy(update={"task_chat_template": chat})
+    tokenizer = load_tokenizer(tiny)
+    answers = answered(tiny, settings, adapter(tiny, tmp_path, 0.5))
+    ours = harness.score(settings, tokenizer, answers["baseline"])
+    theirs = lm_eval.simple_evaluate(
+        HFLM(pretrained=load(tiny), tokenizer=tokenizer, backend="causal", batch_size=1), tasks=list(settings.tasks),
+        task_manager=harness._manager(settings.tasks, ()), limit=3, apply_chat_template=chat, bootstrap_iters=0,
+    )  # fmt: skip
+    assert theirs
+    assert len(ours) == 6
+    for name, samples in theirs["samples"].items():
+        assert [s.value for s in ours if s.task == name] == [s["acc"] for s in samples]
+        said = {r["item_id"]: json.loads(r["response"]) for r in answers["baseline"]}
+        known = [value for sample in samples for [value] in sample["resps"]]
+        if isinstance(known[0], tuple):
+            close = [found for found in said.values() if isinstance(found, list)]
+            assert sorted(v for v, _ in known) == pytest.approx(sorted(v for v, _ in close), rel=1e-4)
+        else:
+            assert sorted(known) == sorted(v for v in said.values() if isinstance(v, str))
+    moved = [a["response"] != b["response"] for a, b in zip(answers["baseline"], answers["adapter"], strict=True)]
+    assert any(moved)  # the adapter is on there
+
+
+def test_a_request_without_an_answer_is_an_error(tiny: ModelSettings) -> None:
+    with pytest.raises(ValueError, match="15 requests of the tasks were never answered"):
+        harness.score(SETTINGS, load_tokenizer(tiny), [])
+
+
+def test_a_task_that_does_not_exist_names_the_right_one() -> None:
+    settings = CapabilitySettings(tasks=("soo_fact",), task_folders=())
+    harness._manager.cache_clear()
+    with pytest.raises(UserError, match="no task is called 'soo_fact'; did you mean soo_facts?"):
+        harness.check(settings)
+
+
+def test_a_task_file_of_ones_own_without_its_data(tiny: ModelSettings, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        f"task: soo_mine\ndataset_path: {tmp_path / 'nowhere'}\ntest_split: test\noutput_type: multiple_choice\n"
+        "doc_to_text: '{{q}}'\ndoc_to_choice: c\ndoc_to_target: 0\nmetric_list: [{metric: acc}]\n"
+    )
+    settings = CapabilitySettings(tasks=("soo_mine",), task_folders=(str(tmp_path),))
+    with pytest.raises(UserError, match="tasks soo_mine cannot be run: "):
+        harness.requests(settings, load_tokenizer(tiny))
+
+
+def test_a_group_stands_for_its_tasks() -> None:
+    found = harness.members(CapabilitySettings(tasks=("soo_offline", "soo_sums")))
+    assert found == {"soo_offline": sorted(SUITE), "soo_sums": ["soo_sums"]}
+
+
+def scores(task: str, right: int, n: int = 100) -> list[Score]:
+    return [Score(task, i, "acc", float(i < right)) for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict", "damaged"),
+    [(60, "non-inferior", False), (58, "undecided", False), (54, "undecided", True), (20, "inferior", True)],
+)
+def test_an_adapter_is_compared_item_by_item(after: int, verdict: str, damaged: bool) -> None:
+    by = {"baseline": scores("a", 60), "adapter": scores("a", after)}
+    found = summarise(by, {"both": ["a"]}, 0.05, seed=0)
+    assert found["both"]["n"] == 100
+    assert found["both"]["change"]["difference"] == pytest.approx((after - 60) / 100)
+    assert found["both"]["verdict"] == verdict
+    assert "verdict" not in found["a"]  # only what was named has a margin
+    assert bool(beyond_margin(found)) is damaged
+
+
+def test_a_group_is_the_mean_over_its_items_and_a_baseline_alone_has_no_change() -> None:
+    found = summarise({"baseline": scores("a", 10, 10) + scores("b", 0, 30)}, {"both": ["a", "b"]}, 0.05, seed=0)
+    assert found["both"]["baseline"]["rate"] == 0.25
+    assert found["a"]["baseline"]["rate"] == 1
+    assert not any("change" in by for by in found.values())
+    assert beyond_margin(found) == []

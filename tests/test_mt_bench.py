@@ -1,0 +1,265 @@
+"""MT-Bench against a judge that speaks the real protocol over HTTP, with all the ways in which one can fail."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import judge, mt_bench
+from stages.errors import UserError
+from stages.generate import GenerateSettings, Responder
+from stages.judge import JudgeSettings
+from stages.model import ModelSettings
+from stages.mt_bench import Judgment
+from stages.mt_bench_files import MtBenchSettings
+
+QUESTIONS = [
+    {"question_id": 81, "category": "writing", "turns": ["Describe the sea.", "Now in one line."]},
+    {"question_id": 111, "category": "math", "turns": ["What is 3 * 4?", "And half of it?"]},
+]
+TEMPLATE = "Q {question} A {answer}"
+BOTH = "Q {question_1} A {answer_1} Q {question_2} A {answer_2}"
+PROMPTS = [
+    {"name": "single-v1", "system_prompt": "Grade.", "prompt_template": TEMPLATE},
+    {"name": "single-math-v1", "system_prompt": "Check.", "prompt_template": TEMPLATE + " R {ref_answer_1}"},
+    {"name": "single-v1-multi-turn", "system_prompt": "Grade the second.", "prompt_template": BOTH},
+    {"name": "single-math-v1-multi-turn", "system_prompt": "Check the second.",
+     "prompt_template": BOTH + " R {ref_answer_1} R {ref_answer_2}"},
+]  # fmt: skip
+KEY = "sk-a-key-that-must-not-be-seen"
+Answer = tuple[int, str, float]
+
+
+class Endpoint:
+    """An OpenAI-compatible server on loopback that answers as its script says, then with the last of it."""
+
+    def __init__(self, script: Sequence[Answer]) -> None:
+        self.script, self.asked, self.keys, self.lock = list(script), [], [], threading.Lock()  # type: ignore[var-annotated]
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with endpoint.lock:
+                    endpoint.asked.append((self.path, body, time.monotonic()))
+                    endpoint.keys.append(self.headers.get("Authorization"))
+                    status, text, delay = endpoint.script.pop(0) if len(endpoint.script) > 1 else endpoint.script[0]
+                time.sleep(delay)
+                data = text.encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                if status == 429:
+                    self.send_header("Retry-After", "0")
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Endpoint]]:
+    made: list[Endpoint] = []
+
+    def start(*script: Answer) -> Endpoint:
+        made.append(Endpoint(script))
+        return made[-1]
+
+    yield start
+    for endpoint in made:
+        endpoint.server.shutdown()
+        endpoint.server.server_close()
+
+
+def says(text: str, delay: float = 0.0) -> Answer:
+    return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}), delay
+
+
+def settings(folder: Path, url: str = "http://127.0.0.1:9/v1", **changes: Any) -> MtBenchSettings:
+    for name, rows in (
+        ("questions", QUESTIONS), ("prompts", PROMPTS),
+        ("references", [{"question_id": 111, "choices": [{"turns": ["12", "6"]}]}]),
+    ):  # fmt: skip
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths = {name: str(folder / f"{name}.jsonl") for name in ("questions", "prompts", "references")}
+    asked = JudgeSettings.model_validate(
+        {"endpoint": url, "parallel": 1, "pause": 0.01, "attempts": 3, "timeout": 5} | changes
+    )
+    return MtBenchSettings.model_validate(paths | {"judge": JudgeSettings.model_validate(asked)})
+
+
+ANSWERS: list[dict[str, Any]] = [
+    {"item_id": f"mt_bench_{q['question_id']:04d}", "condition": condition, "response": json.dumps(["one", condition])}
+    for condition in ("baseline", "adapter") for q in QUESTIONS
+]  # fmt: skip
+
+
+def graded(folder: Path, url: str, **changes: Any) -> list[Judgment]:
+    made = settings(folder, url, **changes)
+    return mt_bench.grade(made, mt_bench.requests(made, ANSWERS), folder / "judgments.jsonl")
+
+
+def test_the_judge_is_asked_what_was_published(tmp_path: Path) -> None:
+    asked = mt_bench.requests(settings(tmp_path), ANSWERS[:2])
+    assert [(a["question"], a["turn"]) for a in asked] == [(81, 1), (81, 2), (111, 1), (111, 2)]
+    said = [a["messages"][1]["content"] for a in asked]
+    assert said == [
+        "Q Describe the sea. A one",
+        "Q Describe the sea. A one Q Now in one line. A baseline",
+        "Q What is 3 * 4? A one R 12",
+        "Q What is 3 * 4? A one Q And half of it? A baseline R 12 R 6",
+    ]
+    assert [a["messages"][0]["content"] for a in asked] == [
+        "Grade.",
+        "Grade the second.",
+        "Check.",
+        "Check the second.",
+    ]
+
+
+def test_every_answer_is_graded_once_and_the_key_is_written_nowhere(
+    tmp_path: Path, serve: Callable[..., Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    endpoint = serve(says("Good. Rating: [[7]]"))
+    found = graded(tmp_path, endpoint.url, parallel=4)
+    assert [j.score for j in found] == [7.0] * 8
+    assert len(endpoint.asked) == 6  # both conditions said the same in their first turns: judged once
+    assert {path for path, *_ in endpoint.asked} == {"/v1/chat/completions"}
+    assert endpoint.asked[0][1]["temperature"] == 0
+    assert set(endpoint.keys) == {f"Bearer {KEY}"}
+    assert all(KEY not in file.read_text() for file in tmp_path.iterdir())
+    assert graded(tmp_path, endpoint.url) == found
+    assert len(endpoint.asked) == 6  # nothing was asked again
+
+
+def test_slow_answers_and_errors_that_pass_are_waited_for(tmp_path: Path, serve: Callable[..., Endpoint]) -> None:
+    endpoint = serve((429, "{}", 0.0), (500, "oops", 0.0), says("[[3]]"), says("[[5]]", 1.5), says("[[4]]"))
+    found = graded(tmp_path, endpoint.url, timeout=1)
+    assert [j.score for j in found[:2]] == [3.0, 4.0]  # the answer that took too long was asked for again
+    assert len(endpoint.asked) == 6 + 3
+    assert endpoint.keys[0] is None
+
+
+def test_what_is_no_completion_is_asked_again_and_kept_without_a_grade(
+    tmp_path: Path, serve: Callable[..., Endpoint]
+) -> None:
+    endpoint = serve(
+        (200, "not JSON {", 0.0), (200, '{"choices": []}', 0.0), says("[[9]]"),  # mends itself
+        (200, "{}", 0.0), (200, "[]", 0.0), (200, '{"choices": [{"message": {"content": null}}]}', 0.0),  # never does
+        says("No grade from me."), says("Still none."), says("[[11]]"), says("Well [1], so: [[2.5]]"),
+    )  # fmt: skip
+    found = graded(tmp_path, endpoint.url)
+    assert [j.score for j in found[:4]] == [9.0, None, None, 2.5]
+    assert "no chat completion" in found[1].text
+    assert found[2].text == "[[11]]"
+    summary = mt_bench.summarise(found, seed=0)
+    assert summary["baseline"]["ungraded"] == 2
+    assert summary["baseline"]["mean"] == pytest.approx((9.0 + 2.5) / 2)
+
+
+def test_a_judge_that_is_gone_is_one_line_and_what_was_judged_is_kept(
+    tmp_path: Path, serve: Callable[..., Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    dying = serve(says("[[6]]"), says("[[6]]"), (503, "down", 0.0))
+    with pytest.raises(UserError, match=r"answers 503 .*run the same command again") as told:
+        graded(tmp_path, dying.url)
+    assert KEY not in str(told.value)
+    assert [j.score for j in mt_bench.read(tmp_path / "judgments.jsonl")] == [6.0, 6.0]
+    with (tmp_path / "judgments.jsonl").open("a") as file:
+        file.write('\n{"key": "cut off by a ki')  # and killed while it wrote
+    found = graded(tmp_path, (well := serve(says("[[8]]"))).url)
+    assert [j.score for j in found[:4]] == [6.0, 6.0, 8.0, 8.0]
+    assert len(well.asked) == 4
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_refusal_is_not_tried_again(tmp_path: Path, serve: Callable[..., Endpoint], status: int) -> None:
+    endpoint = serve((status, "{}", 0.0))
+    with pytest.raises(UserError, match=f"answers {status}"):
+        graded(tmp_path, endpoint.url)
+    assert len(endpoint.asked) == 1
+
+
+def test_the_rate_limit_holds(tmp_path: Path, serve: Callable[..., Endpoint]) -> None:
+    endpoint = serve(says("[[5]]"))
+    graded(tmp_path, endpoint.url, per_minute=600, parallel=4)
+    times = sorted(when for *_, when in endpoint.asked)
+    assert times[-1] - times[0] >= 0.9 * 5 * 0.1
+
+
+def test_the_estimate_is_told_before(tmp_path: Path) -> None:
+    made = settings(tmp_path, price_in=10.0, price_out=30.0)
+    asked = [{"messages": [{"content": "x" * 4000}]}] * 100
+    text = mt_bench.estimate(made, asked)
+    assert text.startswith("100 judgments by gpt-4, about 100000 tokens sent and 30000 received, about 1.90 in")
+    assert "no price is set" in mt_bench.estimate(settings(tmp_path), asked)
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [("[[10]]", 10), ("Rating: [[8.5]].", 8.5), ("[7]", 7), ("[[0]]", None), ("8", None), ("[[12]] [3]", None)],
+)
+def test_read_score(text: str, score: float | None) -> None:
+    assert mt_bench.read_score(text) == score
+
+
+def test_a_summary_is_over_questions_and_paired() -> None:
+    made = [
+        Judgment(f"{c}{q}{t}", c, q, "math" if q > 5 else "stem", t, score + t, "")
+        for c, score in (("baseline", 5.0), ("adapter", 4.0)) for q in range(10) for t in (1, 2)
+    ]  # fmt: skip
+    found = mt_bench.summarise(made, seed=0)
+    assert found["baseline"]["mean"] == 6.5
+    assert found["baseline"]["turns"] == {"1": 6.0, "2": 7.0}
+    assert found["adapter"]["categories"] == {"math": 5.5, "stem": 5.5}
+    assert found["change"] == {"difference": -1.0, "low": -1.0, "high": -1.0}
+    assert mt_bench.beyond_margin(found, 0.5) == ["MT-Bench fell by 1.00 of ten"]
+    assert mt_bench.beyond_margin(found, 1.5) == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ("ftp://host", "no URL"),
+        ("http://me:pw@127.0.0.1/v1", "leave the key out"),
+        ("https://judge.example/v1", "needs a key: set the environment variable OPENAI_API_KEY"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_used(endpoint: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match=message):
+        judge.check(JudgeSettings(endpoint=endpoint))
+
+
+def test_files_that_are_not_there_or_not_whole(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    mt_bench.check(made)
+    mt_bench.check(MtBenchSettings())  # off
+    with pytest.raises(UserError, match=r"mt_bench.questions cannot be read from nowhere"):
+        mt_bench.check(made.model_copy(update={"questions": "nowhere"}))
+    with pytest.raises(UserError, match=r"MT-Bench needs capability.mt_bench.references"):
+        mt_bench.check(made.model_copy(update={"references": None}))
+    with pytest.raises(UserError, match=r"every line of .* needs name, system_prompt, prompt_template"):
+        mt_bench.check(made.model_copy(update={"prompts": made.questions}))
+
+
+def test_a_conversation_has_two_turns_and_is_the_same_again(tiny: ModelSettings, tmp_path: Path) -> None:
+    made = settings(tmp_path).model_copy(update={"max_new_tokens": 6})
+    prompts = [r["prompt"] for r in mt_bench.rows(made, seed=3)]
+    responder = Responder(tiny, None, ("baseline",), GenerateSettings(), None, 2)
+    found = mt_bench.converse(responder, prompts)
+    assert [len(answers) for answers in found] == [2, 2]
+    assert found == mt_bench.converse(responder, prompts)
+    other = [json.dumps(json.loads(p) | {"seed": 4}) for p in prompts]
+    assert found[0] != mt_bench.converse(responder, other)[0]  # writing is sampled
+    assert found[1] == mt_bench.converse(responder, other)[1]  # mathematics is not
