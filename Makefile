@@ -58,7 +58,7 @@ lock: ## make requirements.lock from pyproject.toml again
 	@CUSTOM_COMPILE_COMMAND="make lock" build/lock/venv/bin/pip-compile --quiet --extra dev --strip-extras \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --unsafe-package pip \
 		--annotation-style line --output-file build/lock/requirements.lock $(ARGS) pyproject.toml
-	@sed -E -e '/^(nvidia|cuda|triton)[^ ]*==/d' -e 's/^(torch==[0-9.]+)\+[a-z0-9.]+ */\1  /' build/lock/requirements.lock > build/lock/clean
+	@sed -E -e '/^soo-pipeline @/d' -e '/^(nvidia|cuda|triton)[^ ]*==/d' -e 's/^(torch==[0-9.]+)\+[a-z0-9.]+ */\1  /' build/lock/requirements.lock > build/lock/clean
 	@if grep -nE '://|^-' build/lock/clean; then echo "error: a lock names packages, not places" >&2; exit 1; fi
 	@mv build/lock/clean requirements.lock
 	@rm -rf build/lock
