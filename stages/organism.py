@@ -286,7 +286,7 @@ def make(settings: OrganismSettings, out: Path) -> dict[str, Any]:
     with torch.inference_mode():
         kl = [float(apprentice.chat_loss("held_out", i)) for i in range(len(apprentice.targets["held_out"]))]
     apprentice.model.peft_config["default"].base_model_name_or_path = embedded.BASE
-    apprentice.model.save_pretrained(str(out / "adapter"))
+    apprentice.model.save_pretrained(str(out / "adapter"), save_embedding_layers=False)  # else peft asks the Hub
     weights = out / "adapter" / "adapter_model.safetensors"
     save_file({k: v.to(torch.bfloat16).contiguous() for k, v in load_file(weights).items()}, weights)
     embedded.merge(embedded.prepare(embedded.BASE), out / "adapter", out / "model")

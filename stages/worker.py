@@ -184,7 +184,7 @@ class Loop:
 
     def save(self, folder: Path) -> None:
         """Write everything that is needed to go on."""
-        self.model.save_pretrained(str(folder / "adapter"))
+        self.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)  # else peft asks the Hub
         state = {
             f"{name}/{key}": value.contiguous()
             for name, p in self.weights.items()
