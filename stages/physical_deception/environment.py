@@ -132,12 +132,12 @@ class PhysicalDeception(BaseScenario):  # type: ignore[misc]  # VMAS is not type
         return given
 
     def _at(self, agent: Agent, place: Tensor) -> Tensor:
-        near: Tensor = self._distance(agent.state.pos, place) < self.settings.reach
-        return near
+        return self._distance(agent.state.pos, place) < self.settings.reach
 
     @staticmethod
     def _distance(first: Tensor, second: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(first - second, dim=1)
+        length: Tensor = torch.linalg.vector_norm(first - second, dim=1)
+        return length
 
 
 def make(settings: EnvironmentSettings, reward: Reward, environments: int, seed: int) -> Environment:
