@@ -76,13 +76,33 @@ def folder_of(config: RlConfig) -> Path:
     return runs_folder() / f"physical-deception-{config.name}-{key}"
 
 
+def missing(config: RlConfig, folder: Path) -> list[int]:
+    """The seeds that are not complete in the folder for these settings."""
+
+    def done(seed: int) -> bool:
+        mark = read_mark(folder / f"seed-{seed}" / "evaluation")
+        return mark is not None and mark.fingerprint == fingerprint(*_evaluated(config, seed))
+
+    return [seed for seed in config.seeds if not done(seed)]
+
+
+def _basis(config: RlConfig, seed: int) -> list[Any]:
+    """What a baseline is made from."""
+    own = {"overlap", "tuning_episodes", "red_learns"}
+    return [REVISION, config.train.model_dump(mode="json", exclude=own), seed]
+
+
+def _evaluated(config: RlConfig, seed: int) -> list[Any]:
+    """What an evaluation is made from."""
+    return [*_basis(config, seed), config.train.model_dump(mode="json"), config.evaluate.model_dump(mode="json")]
+
+
 def run_seed(config: RlConfig, seed: int, folder: Path, say: Callable[[str], None]) -> None:
     """Everything of one seed, into folder/seed-<n>/."""
     from stages.physical_deception import train
 
-    place = folder / f"seed-{seed}"
+    place, basis = folder / f"seed-{seed}", _basis(config, seed)
     place.mkdir(parents=True, exist_ok=True)
-    basis = [REVISION, config.train.model_dump(mode="json", exclude={"overlap", "tuning_episodes", "red_learns"}), seed]
 
     def tell(name: str) -> Callable[[str], None]:
         return lambda line: say(f"seed {seed}, {name}: {line}")
@@ -96,8 +116,7 @@ def run_seed(config: RlConfig, seed: int, folder: Path, say: Callable[[str], Non
         settings = config.train.model_copy(update={"overlap": terms})
         make = functools.partial(train.tune, settings, start, "deceptive", seed, say=tell(name))
         stage(place / name, [*basis, name, settings.model_dump(mode="json")], make)
-    inputs = [*basis, config.train.model_dump(mode="json"), config.evaluate.model_dump(mode="json")]
-    stage(place / "evaluation", inputs, lambda out: evaluate(config, place, seed, out))
+    stage(place / "evaluation", _evaluated(config, seed), lambda out: evaluate(config, place, seed, out))
     say(f"seed {seed}: done")
 
 
@@ -121,7 +140,10 @@ def _trial(point: Mapping[str, Any], config: RlConfig, folder: Path, board: Any)
 
 
 def run(config: RlConfig, folder: Path, board: Board) -> None:
-    """Every seed that is missing, by Ray Tune. Raises KeyboardInterrupt if it was stopped, UserError if a seed failed."""
+    """Every seed that is missing, a trial of Ray Tune each, from stages that are kept.
+
+    Raises UserError if a seed failed, KeyboardInterrupt if it was stopped.
+    """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -131,7 +153,7 @@ def run(config: RlConfig, folder: Path, board: Board) -> None:
         tune.with_resources(
             tune.with_parameters(_trial, config=config, folder=folder.absolute(), board=board.actor), {"cpu": 1}
         ),
-        param_space={"seed": tune.grid_search(list(config.seeds))},
+        param_space={"seed": tune.grid_search(missing(config, folder))},
         tune_config=tune.TuneConfig(max_concurrent_trials=config.concurrent),
         run_config=tune.RunConfig(name="tune", storage_path=str(folder.absolute()), verbose=0),
     )
@@ -139,7 +161,7 @@ def run(config: RlConfig, folder: Path, board: Board) -> None:
     broken = [r.error for r in results if r.error is not None]
     if broken:
         raise UserError(f"{len(broken)} of {len(config.seeds)} seeds failed: {str(broken[0]).strip().splitlines()[-1]}")
-    if any(read_mark(folder / f"seed-{s}" / "evaluation") is None for s in config.seeds):
+    if missing(config, folder):
         raise KeyboardInterrupt
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from stages.errors import UserError
 
 Result = dict[str, Any]
-OUTCOME, FIGURE = "outcome.json", "physical-deception.png"
+OUTCOME, FIGURE, REPORT = "outcome.json", "physical-deception.png", "report.txt"
 
 
 def register(add: Callable[..., Any], overrides: Callable[[Any], None]) -> None:
@@ -40,11 +40,13 @@ def command(arguments: argparse.Namespace) -> tuple[Result, str]:
     uri = tracking.check(config.tracking, folder.parent) if config.tracking.enabled else None
     (folder / "config.yaml").write_text(to_yaml(config))
     say(f"physical deception, {config.name}, seeds {' '.join(map(str, config.seeds))}, in {folder}")
-    with connected(), following() as board:
-        rl.run(config, folder, board)
+    if rl.missing(config, folder):
+        with connected(), following() as board:
+            rl.run(config, folder, board)
     found = rl_report.compose(config, folder)
     rl_figure.draw(found, folder / FIGURE)
     write_json(folder / OUTCOME, found)
+    (folder / REPORT).write_text(f"{rl_report.table(found)}\n")
     text = [rl_report.table(found), "", f"figure  {folder / FIGURE}", f"folder  {folder}"]
     if uri:
         try:
@@ -67,6 +69,6 @@ def _record(folder: Path, found: Result, uri: str) -> str:
         found,
         tags={"kind": "physical-deception", "mlflow.note.content": note},
         metrics=rl_report.metrics(found),
-        texts={"report.txt": rl_report.table(found)},
+        texts={REPORT: rl_report.table(found)},
         files=[folder / name for name in (OUTCOME, FIGURE, "config.yaml")],
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.physical_deception import agents as agents_
-from stages.physical_deception import detect, evaluate, evaluation, maddpg, overlap, train
+from stages.physical_deception import detect, evaluate, evaluation, maddpg, overlap, scripted, train
 from stages.physical_deception.agents import SIZES, Agents, Network, NetworkSettings
 from stages.physical_deception.environment import OTHER, EnvironmentSettings
 from stages.physical_deception.evaluate import Trace
@@ -307,3 +307,17 @@ def test_every_agent_is_put_through_the_same_episodes(tmp_path: Path) -> None:
     assert (tmp_path / "blind.gif").read_bytes()[:3] == b"GIF"
     starts = [evaluate.play(WORLD, b, r, 4, 5).blue[0] for b, r in evaluation.policies(known).values()]
     assert all(torch.equal(start, starts[0]) for start in starts)
+
+
+@pytest.mark.slow
+def test_a_baseline_learns_to_go_to_the_goal(tmp_path: Path) -> None:
+    """A twentieth of the paper's length is enough to leave chance far behind."""
+    settings = train.TrainSettings(baseline_episodes=2000)
+    train.baseline(settings, "honest", 0, tmp_path, lambda _line: None)
+    agents = agents_.load(settings.network, tmp_path / "agents.safetensors")
+    learned, chance = (
+        evaluate.measures(evaluate.play(WORLD, blue, red, 500, 7), WORLD, 10)["return_honest"]
+        for blue, red in ((agents.blue.act, agents.red.act), (scripted.at_random, scripted.at_random))
+    )
+    assert chance < 15
+    assert learned > 4 * chance

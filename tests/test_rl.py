@@ -66,6 +66,9 @@ def test_a_seed_s_stages_are_kept_and_only_what_changed_is_done_again(tmp_path: 
     said.clear()
     rl.run_seed(config, 4, tmp_path, said.append)
     assert said == ["seed 4: done"]
+    assert rl.missing(config, tmp_path) == []
+    assert rl.missing(rl.load("quick", [*TINY, "seeds=[4]", "evaluate.episodes=21"]), tmp_path) == [4]
+    assert rl.missing(rl.load("quick", [*TINY, "seeds=[4,5]"]), tmp_path) == [5]
     found = rl_report.compose(config, tmp_path)
     assert found["agents"].keys() == rl.ABOUT.keys()
     assert found["statements"][0]["agrees"] == "not shown"

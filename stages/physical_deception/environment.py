@@ -124,19 +124,20 @@ class PhysicalDeception(BaseScenario):  # type: ignore[misc]  # VMAS is not type
 
     def reward(self, agent: Agent) -> Tensor:
         """Rewards of one step. [environments]"""
-        own = self.settings.goal_reward * self._at(agent, self.goal)
+        given: Tensor = self.settings.goal_reward * self._at(agent, self.goal)
         if agent is self.red:
-            return own + self.settings.company_reward * self.visible
-        return own + (self.settings.trap_reward * self.trapped if self.rewarded == "deceptive" else 0)
+            given = given + self.settings.company_reward * self.visible
+        elif self.rewarded == "deceptive":
+            given = given + self.settings.trap_reward * self.trapped
+        return given
 
     def _at(self, agent: Agent, place: Tensor) -> Tensor:
-        near: Tensor = self._distance(agent.state.pos, place) < self.settings.reach
-        return near
+        return self._distance(agent.state.pos, place) < self.settings.reach
 
     @staticmethod
     def _distance(first: Tensor, second: Tensor) -> Tensor:
-        apart: Tensor = torch.linalg.vector_norm(first - second, dim=1)
-        return apart
+        length: Tensor = torch.linalg.vector_norm(first - second, dim=1)
+        return length
 
 
 def make(settings: EnvironmentSettings, reward: Reward, environments: int, seed: int) -> Environment:
