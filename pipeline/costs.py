@@ -72,7 +72,7 @@ def compose(config: RunConfig, folder: Path, answers: Sequence[Row], marks: Mapp
     beside = overcorrection.summarise([r for r in answers if r["task"] == "overcorrection"], config.seed)
     tasks = _tasks(config, folder, marks["tasks"].facts) if "tasks" in marks else {}
     talk = marks["mt_bench"].facts if "mt_bench" in marks else {}
-    falls = {kind: getattr(config.damage, f"max_{kind}_fall") for kind in overcorrection.KINDS}
+    falls: dict[str, float | None] = {kind: getattr(config.damage, f"max_{kind}_fall") for kind in overcorrection.KINDS}
     margins: list[str] = []
     if any(r["condition"] == "adapter" for r in answers):
         margins += capability.beyond_margin(config.capability, probes)
