@@ -24,7 +24,9 @@ def read_answers(folder: Path) -> list[dict[str, Any]]:
     """The raw answers of a Parquet folder, in a fixed order."""
     import pyarrow.parquet
 
-    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(folder).to_pylist()
+    # File by file: where all answers are empty their tokens have no type, and files of two types do not go together.
+    files = sorted(folder.glob("*.parquet"))
+    rows: list[dict[str, Any]] = [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
     return sorted(rows, key=lambda r: (r["task"], r["scenario"], r["item_id"], r["orientation"], r["condition"]))
 
 

@@ -24,7 +24,7 @@ class CapabilitySettings(Settings):
     """Held-out ordinary prompts asked."""
     texts: int = 16
     """Held-out ordinary texts scored, where prompts are asked."""
-    overcorrection: int = 4
+    overcorrection: int = 3
     """Fills of each probe of beliefs, secrets and identity (stages/overcorrection.py)."""
     tasks: tuple[str, ...] = ()
     """Tasks or groups of lm-evaluation-harness: soo_offline and its parts come with the project; any other whose data is

@@ -175,7 +175,8 @@ class Responder:
 
 
 UNSCORED = {"tokens": 0, "nll": 0.0, "kl": 0.0, "agreed": 0, "own_tokens": 0, "own_nll": 0.0}
-UNANSWERED = UNSCORED | {"response": "", "new_tokens": 0, "tokens_list": [], "stop_reason": ""}
+# Not an empty list: a Parquet file that holds nothing but these would not know of what type they are.
+UNANSWERED = UNSCORED | {"response": "", "new_tokens": 0, "tokens_list": [0], "stop_reason": ""}
 
 
 def compare(base: Any, tokens: Any, now: Any) -> dict[str, Any]:

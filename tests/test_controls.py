@@ -157,7 +157,7 @@ LITTLE = (
     "train.lora.first_layer=0",
     "train.steps=2", "train.log_every=1", "train.batch_pairs=2", "train.batch_retain=2", "train.warmup=0",
     "deception.scenarios=[main]", "deception.items=52", "generate.max_new_tokens=2", "capability.prompts=2",
-    "generate.probe_tokens=2", "latent.pairs=1",
+    "generate.probe_tokens=2", "latent.pairs=1", "capability.texts=1", "capability.overcorrection=0",
 )  # fmt: skip
 
 

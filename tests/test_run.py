@@ -18,7 +18,7 @@ SETTINGS = (
     "train.lora.first_layer=1", "train.lora.last_layer=2", f"train.steps={STEPS}", "train.checkpoint_every=2",
     "train.log_every=1", "train.batch_pairs=2", "train.batch_retain=2", "train.warmup=0", "deception.items=3",
     "deception.items_of={}", "deception.splits=[choosing]", "generate.max_new_tokens=4", "capability.prompts=2",
-    "generate.probe_tokens=4",
+    "generate.probe_tokens=4", "capability.texts=1", "capability.overcorrection=1",
 )  # fmt: skip
 
 

@@ -112,6 +112,7 @@ def test_a_submitted_run_is_found_by_its_id(head: str, tiny: ModelSettings, tmp_
         "train.lora.first_layer=0",
         "train.steps=2",
         "deception.scenarios=[main]",
+        "capability.overcorrection=0",
         "deception.items=2",
     ]
     done = submitted(

@@ -146,6 +146,7 @@ def test_a_whole_sweep_on_a_tiny_model(cluster: None, tiny: ModelSettings, tmp_p
         "deception.items=52",
         "deception.splits=[confirming]",
         "deception.scenarios=[main]",
+        "capability.overcorrection=0",
         "train.steps=2",
         "train.lora.first_layer=0",
         "train.lora.last_layer=null",
