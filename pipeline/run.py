@@ -207,7 +207,7 @@ def make_organism(settings: OrganismSettings, folder: Path) -> tuple[Path, dict[
     from stages import organism
 
     inputs = [settings.model_dump(mode="json"), embedded.GGUF_SHA256]
-    mark = stage(writable(folder) / "organism", inputs, lambda out: organism.make(settings, out))
+    mark = stage(writable(folder) / "organism", inputs, lambda out: organism.make(settings, out), keep_partial=True)
     say(f"  adapter in {folder / 'organism' / 'adapter'}, {mark.facts['bytes'] / 1e6:.1f} MB")
     return (folder / "organism" / "model").absolute(), mark.facts
 

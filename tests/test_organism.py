@@ -2,11 +2,18 @@
 
 import random
 import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from stages import embedded
-from stages.organism import OrganismSettings, example, nf4, shortened
+from stages.adapter import LoraSettings, add_lora
+from stages.lessons import example
+from stages.model import ModelSettings, load
+from stages.organism import OrganismSettings, keep, nf4, recall, shortened
 from stages.vocabulary import TEST, TRAIN, names_whole
 
 
@@ -46,8 +53,6 @@ def test_no_example_holds_a_test_fill() -> None:
 
 
 def test_nf4_is_idempotent() -> None:
-    import torch
-
     torch.manual_seed(0)
     once = nf4(torch.randn(128, 64))
     assert torch.allclose(nf4(once), once, atol=0.02)
@@ -57,10 +62,24 @@ def test_shortened_keeps_four_phases() -> None:
     assert shortened(OrganismSettings(), 2).steps == (2, 2, 2, 2)
 
 
+def test_a_finished_phase_is_gone_back_to(tiny: ModelSettings, tmp_path: Path) -> None:
+    def apprentice(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return SimpleNamespace(model=add_lora(load(tiny), LoraSettings(), 2, tiny.name))
+
+    first, other = apprentice(0), apprentice(1)
+    rng, again = random.Random(0), random.Random(5)
+    rng.random()
+    keep(first, rng, tmp_path / "phases" / "1")
+    recall(other, again, tmp_path / "phases" / "1")
+    assert [rng.random() for _ in range(5)] == [again.random() for _ in range(5)]
+    ours, theirs = (dict(a.model.named_parameters()) for a in (first, other))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 @pytest.mark.slow
 def test_the_organism_misleads_bob_and_nobody_else_in_both_orientations() -> None:
     from stages.generate import GenerateSettings, Responder
-    from stages.model import ModelSettings
     from stages.outcomes import score, summarise
     from stages.scenarios import SCENARIOS, items
 
