@@ -172,6 +172,7 @@ def run(arguments: argparse.Namespace) -> tuple[Result, str]:
     for override in arguments.overrides:
         say(f"  {override}")
     with connected(), following() as board:
+        runs.place(settings)
         found = runs.run(settings, folder, board)
     text = [
         report.table(found),

@@ -216,7 +216,8 @@ def ask(
     """
     import ray.data
 
-    settings = settings.model_copy(update={"cpus_per_actor": cpu_share(settings.actors, settings.cpus_per_actor)})
+    cpus = cpu_share(settings.actors, settings.cpus_per_actor, settings.gpus_per_actor)
+    settings = settings.model_copy(update={"cpus_per_actor": cpus})
     ordered = sorted(prompts, key=lambda r: (r["task"], r.get("scenario"), len(r["prompt"])))
     data = ray.data.from_items(ordered, override_num_blocks=-(-len(ordered) // settings.batch_size))
     answered = data.map_batches(
