@@ -145,10 +145,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("folders", type=Path, nargs="*", metavar="RUN", help="folders of finished runs")
     sub.add_argument("--out", type=Path, help="Markdown file for the tables")
 
-    add(
-        "doctor", doctor, "what of machine, versions, model, disk and MLflow is fit, and what to do about the rest",
-        "soo doctor", "findings (name, ok, found, advice)",
+    sub = add(
+        "doctor", doctor, "what of machine, versions, model, disk and MLflow is fit, or what memory and time a recipe needs",
+        "soo doctor\n  soo doctor --recipe mistral-7b-paper --gpu L4 --price 0.8",
+        "findings (name, ok, found, advice); with --recipe sizing (training, answering, gib, hours, cost, fits, advice)",
     )  # fmt: skip
+    sub.add_argument("--recipe", help="size this recipe instead, before anything is loaded")
+    sub.add_argument("--gpu", help="the GPU to size it for, such as L4 or A100-80G (default: what is at hand)")
+    sub.add_argument("--price", type=float, help="price of an hour of one GPU")
+    sub.add_argument("--trials", type=int, default=1, help="runs in all: points times seeds of a sweep (1)")
+    _overrides(sub)
 
     sub = add(
         "log", log, "record a finished run's or sweep's folder in MLflow, once", "soo log runs/default-*",
@@ -191,6 +197,7 @@ def run(arguments: argparse.Namespace) -> tuple[Result, str]:
     for override in arguments.overrides:
         say(f"  {override}")
     with connected(), following() as board:
+        runs.place(settings)
         found = runs.run(settings, folder, board)
     text = [
         report.table(found),
@@ -360,9 +367,16 @@ def parity(arguments: argparse.Namespace) -> tuple[Result, str]:
     return command(arguments)
 
 
-def doctor(_arguments: argparse.Namespace) -> tuple[Result, str]:
+def doctor(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo doctor"""
     from dataclasses import asdict
+
+    if arguments.recipe:
+        from pipeline.sizing_text import command
+
+        return command(arguments)
+    if arguments.overrides:
+        raise UserError(f"{arguments.overrides[0]}: settings belong to a recipe, name it by --recipe")
 
     from pipeline.doctor import examine, render
 

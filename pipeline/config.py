@@ -46,7 +46,7 @@ class TrackingSettings(Settings):
     """Where MLflow records the run. The run's folder is complete without it."""
 
     uri: str | None = None
-    """Tracking URI; none means an SQLite file beside the runs."""
+    """Tracking URI; none means MLFLOW_TRACKING_URI, else an SQLite file beside the runs."""
     experiment: str = "soo"
     """Name of the experiment."""
     enabled: bool = True

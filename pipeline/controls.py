@@ -141,6 +141,7 @@ def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     uri = tracking.check(config.tracking, writable(folder.parent)) if config.tracking.enabled else None
     say(f"controls of {config.name}, seeds {' '.join(map(str, arguments.seeds))}, in {folder}")
     with connected(), following() as board:
+        runs.place(config)
         found = climb(config, arguments.seeds, folder, board)
     text = [ladder.table(found), "", ladder.verdict(found), "", f"figure  {folder / 'controls.png'}"]
     text += [f"folder  {folder}"]

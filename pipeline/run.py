@@ -17,6 +17,7 @@ from stages.errors import UserError
 from stages.model import count_layers, identity
 from stages.organism import OrganismSettings
 from stages.progress import Board, say
+from stages.resources import cpu_share
 from stages.scenarios import Item
 
 RUNS = runs_folder()
@@ -43,6 +44,27 @@ def check(config: RunConfig, folder: Path) -> None:
     if lora.first_layer > (top if lora.last_layer is None else lora.last_layer):
         raise UserError(f"no layer carries LoRA: train.lora.first_layer={lora.first_layer} is above the last, {top}")
     writable(folder)
+
+
+def place(config: RunConfig, trials: int = 1) -> RunConfig:
+    """The config for `trials` of it at once, each with its share of the CPUs. Needs a running Ray.
+
+    Raises UserError, before any model is loaded, for workers or actors that the cluster can never place.
+    """
+    train, generate, inside = config.train, config.generate, config.latent
+    asked = {
+        "train": (train.workers, "cpus_per_worker", train.cpus_per_worker, train.gpus_per_worker),
+        "generate": (generate.actors, "cpus_per_actor", generate.cpus_per_actor, generate.gpus_per_actor),
+        "latent": (1, "cpus", inside.cpus, inside.gpus),
+    }
+    shares = {}
+    for part, (number, field, cpus, gpus) in asked.items():
+        try:
+            share = cpu_share(number * trials, cpus, gpus)
+        except UserError as error:
+            raise UserError(f"{part}{f', {trials} trials at once' if trials > 1 else ''}: {error}") from error
+        shares[part] = getattr(config, part).model_copy(update={field: share})
+    return config.model_copy(update=shares) if trials > 1 else config
 
 
 def run(config: RunConfig, folder: Path, board: Board, known: Path | None = None) -> dict[str, Any]:

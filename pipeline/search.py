@@ -55,10 +55,12 @@ def run(
     """Try every point by `evaluate`, whose results lie in the points' folders; what broke its trial is kept as failed."""
     _quiet()
     from ray import tune
+    from ray.util import get_node_ip_address
 
     storage = job.folder / "tune"
     trainable = tune.with_resources(
-        tune.with_parameters(attempt, job=job, board=board, evaluate=evaluate), {"memory": MEMORY}
+        tune.with_parameters(attempt, job=job, board=board, evaluate=evaluate),
+        {"memory": MEMORY, f"node:{get_node_ip_address()}": 0.001},  # beside the driver, whose disk the points lie on
     )
     if tune.Tuner.can_restore(str(storage)):
         # Its own pickles, from a folder of ours; trials that ran go on, finished ones are kept, so is the searcher.

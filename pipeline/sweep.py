@@ -138,8 +138,8 @@ def run(
     """The whole sweep, on disk. What is complete is not done again."""
     began = time.perf_counter()
     folder = folder.absolute()
-    job = Job(folder, _shared(choosing(config, settings), settings), settings.seeds, settings.retries,
-              spaces.composites(space))  # fmt: skip
+    shared = runs.place(choosing(config, settings), settings.concurrent)
+    job = Job(folder, shared, settings.seeds, settings.retries, spaces.composites(space))
     _prepare(job, space, board)
     with _watching(job, on_point):
         search.run(job, space, settings.search, settings.points, settings.search_seed, settings.concurrent, board.actor)
@@ -153,24 +153,6 @@ def run(
     found["seconds"] = round(time.perf_counter() - began, 1)  # of this go alone
     write_json(folder / "sweep.json", found)
     return found
-
-
-def _shared(config: RunConfig, settings: SweepSettings) -> RunConfig:
-    """Every trial's share of the CPUs, where the recipe leaves it open and several run at once."""
-    import ray
-
-    share = max(1, int(ray.cluster_resources().get("CPU", 1)) // settings.concurrent)
-    if settings.concurrent == 1:
-        return config
-    train, generate = config.train, config.generate
-    return config.model_copy(
-        update={
-            "train": train.model_copy(update={"cpus_per_worker": train.cpus_per_worker or share // train.workers or 1}),
-            "generate": generate.model_copy(
-                update={"cpus_per_actor": generate.cpus_per_actor or share // generate.actors or 1}
-            ),
-        }
-    )
 
 
 def _prepare(job: Job, space: Space, board: Board) -> None:

@@ -35,11 +35,11 @@ PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def check(settings: TrackingSettings, runs: Path) -> str:
-    """The tracking URI, with the experiment made there; none in the settings means `runs`/mlflow.db.
+    """The tracking URI, with the experiment made there: the settings', else MLFLOW_TRACKING_URI, else `runs`/mlflow.db.
 
     Raises UserError within seconds if the server or the database file cannot be used.
     """
-    uri = settings.uri or f"{SQLITE}{runs.absolute() / 'mlflow.db'}"
+    uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{runs.absolute() / 'mlflow.db'}"
     if uri.startswith(SQLITE):
         uri = f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
     with _complaints(uri):

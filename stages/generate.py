@@ -210,7 +210,8 @@ def ask(
     """
     import ray.data
 
-    settings = settings.model_copy(update={"cpus_per_actor": cpu_share(settings.actors, settings.cpus_per_actor)})
+    cpus = cpu_share(settings.actors, settings.cpus_per_actor, settings.gpus_per_actor)
+    settings = settings.model_copy(update={"cpus_per_actor": cpus})
     # The choices of one question stay together: their common beginning is read once.
     ordered = sorted(prompts, key=lambda r: (r["task"], r.get("scenario"), len(r["prompt"]) // 64, r["prompt"]))
     data = ray.data.from_items(ordered, override_num_blocks=-(-len(ordered) // settings.batch_size))

@@ -153,7 +153,7 @@ def measure(
     import ray.data
 
     probes = [vars(p) for p in make_probes(settings.pairs, pairs, seed)]
-    cpus = cpu_share(1, settings.cpus)
+    cpus = cpu_share(1, settings.cpus, settings.gpus)
     data = ray.data.from_items(probes, override_num_blocks=1)
     looked = data.map_batches(
         Prober,

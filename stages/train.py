@@ -161,7 +161,7 @@ def fit(
         def _register_sigint_handler(self, controller: Any) -> None:
             """Ctrl-C stays Python's own: Ray's handler ends the command as if all were well, and outlives the training."""
 
-    cpus = cpu_share(settings.workers, settings.cpus_per_worker)
+    cpus = cpu_share(settings.workers, settings.cpus_per_worker, settings.gpus_per_worker)
     out.mkdir(parents=True, exist_ok=True)
     rows = ray.data.read_parquet(str(pairs)).materialize()
     trainer = Trainer(

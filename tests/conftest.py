@@ -83,7 +83,10 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
             "initializer_range": 0.2, "tie_word_embeddings": False,
             "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2,
         }  # fmt: skip
-        config = getattr(transformers, f"{architecture}Config")(**values | changes)
+        kind = getattr(transformers, f"{architecture}TextConfig", None) or getattr(
+            transformers, f"{architecture}Config"
+        )
+        config = kind(**values | changes)
         torch.manual_seed(0)
         getattr(transformers, f"{architecture}ForCausalLM")(config).save_pretrained(folder)
         return str(folder)
