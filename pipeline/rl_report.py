@@ -162,8 +162,9 @@ def _spread(rate: Found) -> str:
 
 
 def _points(difference: Found) -> str:
-    low, high = difference["interval"] or (float("nan"), float("nan"))
-    return f"{100 * difference['mean']:+.0f} points [{100 * low:+.0f}, {100 * high:+.0f}]"
+    ends = difference["interval"]
+    between = f" [{100 * ends[0]:+.0f}, {100 * ends[1]:+.0f}]" if ends else ""
+    return f"{100 * difference['mean']:+.0f} points{between}"
 
 
 def table(found: Found) -> str:
