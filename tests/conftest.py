@@ -4,6 +4,7 @@ import os
 import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+os.environ["RAY_worker_niceness"] = "0"  # else Ray's workers starve beside the other half of the tests
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: threads would only wait for one another
 
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 from stages.model import ModelSettings
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "soo"
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ["SOO_CACHE"] = str(CACHE)  # the embedded models stay there, and tiny ones do not fill the user's own
 Rows = dict[str, dict[str, Any]]
 CHAT_TEMPLATE = (

@@ -98,10 +98,9 @@ def rows_of(config: RunConfig) -> Rows:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [(), ("train.lora.dropout=0.2",), ("model.compute_dtype=bfloat16",)], ids=str)
-def test_the_estimate_for_the_embedded_model_is_what_is_measured(changes: tuple[str, ...]) -> None:
+def test_the_estimate_for_the_embedded_model_is_what_is_measured() -> None:
     """Weights within 1 %, activations within 25 %; adapter and optimiser to the byte."""
-    config = default(f"model.name={embedded.BASE}", "model.compute_dtype=float32", *changes)
+    config = default(f"model.name={embedded.BASE}", "model.compute_dtype=float32")
     rows = rows_of(config)
     loop = Alone(config.train, config.model, rows, 0, rank=0, world=1)
     found = sizing.size(config, devices.this_machine())

@@ -97,9 +97,7 @@ def test_a_run_is_recorded_once_with_everything(
 def test_answers_are_a_table_with_labels(
     uri: str, client: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mlflow
-
-    mlflow.set_tracking_uri(uri)  # load_table looks for runs there, whatever the client's
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # load_table looks for runs there, whatever the client's
     monkeypatch.chdir(tmp_path)
     run_id = tracking.record(folder, uri)
     table = client.load_table(client.get_run(run_id).info.experiment_id, "answers.json", run_ids=[run_id])
