@@ -21,7 +21,7 @@ demo: setup ## run the whole pipeline on the embedded model, on the CPU
 	$(BIN)/soo run default
 
 test: setup ## run every test, the slow ones too
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup ## lint, format and types
 	@if $(PIP) check | grep '^soo-pipeline '; then \

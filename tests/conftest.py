@@ -4,7 +4,7 @@ import os
 import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
-os.environ["RAY_worker_niceness"] = "0"  # else Ray's workers starve beside the other half of the tests
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # else Ray's workers starve beside the other half of the tests
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: threads would only wait for one another
 
 from collections.abc import Callable, Iterator
