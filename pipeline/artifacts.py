@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -42,6 +43,8 @@ def digest(path: Path) -> str:
 
 def writable(folder: Path) -> Path:
     """Make the folder, and raise UserError at once if nothing can be written there."""
+    if re.match(r"\w+:/", str(folder)):  # Path has made one slash of two
+        raise UserError(f"{folder} is a URI, but runs must lie in a folder, on a cluster in one that all nodes mount")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"

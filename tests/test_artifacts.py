@@ -136,3 +136,10 @@ def test_runs_lie_here_or_where_they_outlive_a_ray_job(monkeypatch: pytest.Monke
     assert runs_folder() == Path.home() / "soo-runs"
     monkeypatch.setenv("SOO_RUNS", "/shared/runs")
     assert runs_folder() == Path("/shared/runs")
+
+
+def test_a_uri_is_not_taken_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="s3:/bucket/runs is a URI"):
+        writable(Path("s3://bucket/runs"))
+    assert not list(tmp_path.iterdir())
