@@ -123,9 +123,9 @@ def tokenising(model: ModelSettings, fills: int, rounds: int) -> dict[str, float
 
 def measure(model: ModelSettings, short: bool) -> dict[str, float]:
     """Every ratio, by name."""
-    rounds, count = (1, 4) if short else (5, 64)
+    rounds, count = (1, 4) if short else (3, 32)
     found = steps(model, rounds)
-    found |= evaluation(model, count, 1 if short else 3, whole=False)
+    found |= evaluation(model, count, 1, whole=False)
     found |= evaluation(model, min(count, 16), 1, whole=True)
     return found | tokenising(model, 4 if short else 400, rounds)
 
