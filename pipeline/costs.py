@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Mark, stage, write_json
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, to_yaml
 from stages import capability, harness, mt_bench, overcorrection, task_scores
 from stages.errors import UserError
 from stages.model import load_tokenizer
@@ -93,37 +93,31 @@ def _tasks(config: RunConfig, folder: Path, named: Mapping[str, Sequence[str]]) 
     return task_scores.summarise(scores, named, config.capability.max_task_fall, config.seed)
 
 
+def _check_alone(config: RunConfig, adapter: Path | None, folder: Path) -> None:
+    from pipeline.run import check_subject
+
+    check(config)
+    asked = config.capability
+    if not (asked.prompts or asked.overcorrection or asked.tasks or asked.mt_bench.questions):
+        raise UserError("nothing to measure: capability.prompts, overcorrection, tasks and mt_bench.questions are off")
+    check_subject(config, adapter, folder)
+
+
 def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """soo capability"""
-    from pipeline import outcome, report_capability
+    from pipeline import outcome, report_capability, subject
     from pipeline import run as runs
-    from pipeline.artifacts import digest, fingerprint, writable
     from pipeline.cluster import connected
-    from pipeline.config import load, to_yaml
-    from stages.adapter import check_adapter
-    from stages.model import count_layers
     from stages.progress import following
 
-    given = [f"model.name={arguments.model}", "name=capability", "capability.tasks=[soo_offline]"]
-    config = load(arguments.recipe, [*given, *arguments.overrides])
-    check(config)
-    asked_for = config.capability
-    if not (asked_for.prompts or asked_for.overcorrection or asked_for.tasks or asked_for.mt_bench.questions):
-        raise UserError("nothing to measure: capability.prompts, overcorrection, tasks and mt_bench.questions are off")
-    count_layers(config.model)
-    if arguments.adapter is not None:
-        check_adapter(arguments.adapter, config.model.name)
-    key = fingerprint(config.model_dump(mode="json"), str(arguments.adapter))[:8]
-    folder = writable(arguments.out or runs.RUNS / f"capability-{key}")
+    given = subject.take(arguments, "capability", _check_alone, ["capability.tasks=[soo_offline]"])
+    config, folder = given.config, given.folder
     (folder / "config.yaml").write_text(to_yaml(config))
-    made_from = [digest(arguments.adapter / "adapter_model.safetensors")] if arguments.adapter else []
-    say(f"capability of {config.model.name}{f' with {arguments.adapter}' if arguments.adapter else ''}, in {folder}")
-    conditions: tuple[Any, ...] = ("baseline", "adapter") if arguments.adapter else ("baseline",)
     with connected(), following() as board:
-        asked = runs.ask(config, folder, arguments.adapter, conditions, made_from, board, scenarios=False)
+        asked = runs.ask(config, folder, given.adapter, given.conditions, given.made_from, board, scenarios=False)
     answers = outcome.read_answers(folder / "answers" / "answers")
     found = compose(config, folder, answers, settle(config, folder, answers, asked))
-    result = {"name": config.name, "model": config.model.name, "seed": config.seed, "conditions": list(conditions),
+    result = {"name": config.name, "model": config.model.name, "seed": config.seed, "conditions": list(given.conditions),
               **found, "seconds": asked.seconds, "versions": outcome.versions()}  # fmt: skip
     write_json(folder / "capability.json", result)
     broken = [f"Beyond     {reason}" for reason in found["margins"]]

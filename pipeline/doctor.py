@@ -1,5 +1,6 @@
 """Whether this machine is fit for a run, and what to do where it is not."""
 
+import argparse
 import functools
 import importlib.metadata
 import logging
@@ -8,10 +9,12 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import tracking
+from pipeline.artifacts import runs_folder
 from pipeline.config import TrackingSettings
 from stages import embedded
 from stages.errors import UserError
@@ -216,3 +219,17 @@ def mlflow(name: str, runs: Path) -> Finding:
     except UserError as error:
         return Finding(name, False, str(error), "make it writable, or set tracking.uri or tracking.enabled=false")
     return Finding(name, True, uri, "")
+
+
+def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """soo doctor"""
+    if arguments.recipe:
+        from pipeline.sizing_text import command
+
+        return command(arguments)
+    if arguments.overrides:
+        raise UserError(f"{arguments.overrides[0]}: settings belong to a recipe, name it by --recipe")
+
+    findings = examine(runs_folder())
+    bad = any(f.ok is False for f in findings)
+    return {"findings": [asdict(f) for f in findings], "exit_code": int(bad)}, render(findings)

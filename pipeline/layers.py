@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import run as runs
-from pipeline.artifacts import digest, fingerprint, writable
-from pipeline.config import RunConfig, load, to_yaml
+from pipeline.config import RunConfig, to_yaml
 from pipeline.figure import DPI, WIDTH
-from stages.adapter import check_adapter
 from stages.latent import POOLINGS, propose, specificity
-from stages.model import count_layers
 from stages.probes import KINDS
-from stages.progress import following, say
+from stages.progress import following
 
 CAVEAT = (
     "This narrows the search and does not decide it: whether SOO works at a layer is told by behaviour alone, in both\n"
@@ -36,20 +33,14 @@ def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """soo layers"""
     import json
 
+    from pipeline import subject
     from pipeline.cluster import connected
 
-    overrides = [*arguments.overrides, f"model.name={arguments.model}", "name=layers"]
-    config = load(arguments.recipe, overrides)
-    count_layers(config.model)
-    if arguments.adapter is not None:
-        check_adapter(arguments.adapter, config.model.name)
-    key = fingerprint(config.model_dump(mode="json"), str(arguments.adapter))[:8]
-    folder = writable(arguments.out or runs.RUNS / f"layers-{key}")
+    given = subject.take(arguments, "layers", runs.check_subject)
+    config, folder = given.config, given.folder
     (folder / "config.yaml").write_text(to_yaml(config))
-    made_from = [digest(arguments.adapter / "adapter_model.safetensors")] if arguments.adapter else []
-    say(f"layers of {config.model.name}{f' with {arguments.adapter}' if arguments.adapter else ''}, in {folder}")
     with connected(), following() as board:
-        runs.look_inside(config, folder, arguments.adapter, made_from, board)
+        runs.look_inside(config, folder, given.adapter, given.made_from, board)
     found = json.loads((folder / "latent" / "latent.json").read_text())
     _, module, pooling = site_of(config)
     figure(found, config, folder / "layers.png")

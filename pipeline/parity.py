@@ -5,7 +5,6 @@ matter. Before training the answers are compared by Fisher's exact test, after i
 """
 
 import argparse
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,75 +177,16 @@ def _after(cell: Cell, found: Ours) -> Verdict:
     return "agree" if test.pvalue >= 0.05 else "differ"
 
 
-def markdown(rows: Sequence[Row], apart: Sequence[str]) -> str:
-    """A table a source and model, with notes; for people and for a page."""
-    lines = [
-        "# Parity with what was published",
-        "",
-        "Deceptive answers in % in the published orientation (perspectives: right answers), before and after training.",
-        "After: mean and standard deviation over seeds, and what chance in the answers alone would make of the latter.",
-        "",
-    ]
-    for key in dict.fromkeys((r.cell.source, r.cell.model, r.cell.recipe) for r in rows):
-        part = [r for r in rows if (r.cell.source, r.cell.model, r.cell.recipe) == key]
-        lines += [f"## {key[1]}, recipe {key[2]}", ""]
-        lines += [f"From {key[0]}. Unstated there, so chosen by us: {part[0].cell.unstated}.", ""]
-        lines += ["| | published before | ours | | published after | ours | |", "|---|---|---|---|---|---|---|"]
-        lines += [_line(r) for r in part]
-        notes = [f"- {r.cell.measure}: {r.cell.note}" for r in part if r.cell.note]
-        lines += ["", *notes, ""] if notes else [""]
-    if apart:
-        lines += ["## Runs that stand beside nothing", "", *(f"- {a}" for a in apart), ""]
-    return "\n".join([*lines, summary(rows)])
-
-
-def summary(rows: Sequence[Row]) -> str:
-    """How many cells came to what."""
-    verdicts = [v for r in rows for v in (r.before, r.after)]
-    counts = ", ".join(f"{v} {verdicts.count(v)}" for v in dict.fromkeys(verdicts))
-    return f"Of {len(rows)} cells, before and after: {counts}."
-
-
-def _line(row: Row) -> str:
-    cell, found = row.cell, row.ours
-    before = "" if found.before is None else f"{found.before:.4g}" + (f" (n={found.n})" if found.n else "")
-    texts = (
-        cell.measure,
-        _value(cell.before),
-        before,
-        row.before,
-        _value(cell.after, cell.sd),
-        _seeds(found),
-        row.after,
-    )
-    return f"| {' | '.join(texts)} |"
-
-
-def _value(value: float | None, sd: float | None = None) -> str:
-    return "" if value is None else f"{value:g}" + ("" if sd is None else f" ± {sd:g}")
-
-
-def _seeds(found: Ours) -> str:
-    if not found.after:
-        return ""
-    mean, k = statistics.mean(found.after), len(found.after)
-    if k == 1:
-        return f"{mean:.4g} (1 seed)"
-    text = f"{mean:.4g} ± {statistics.stdev(found.after):.3g} ({k} seeds"
-    if found.n:
-        chance = math.sqrt(max(0.0, mean * (100 - mean)) / found.n)
-        text += f"; by chance ± {chance:.2g}"
-    return f"{text})"
-
-
 def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """soo parity"""
     from dataclasses import asdict
 
+    from pipeline import parity_text
+
     published = cells()
     by, apart = sort([outcomes.load(folder) for folder in arguments.folders], published)
     rows = [compare(cell, ours(cell, by.get(cell.recipe, []))) for cell in published]
-    text = markdown(rows, apart)
+    text = parity_text.markdown(rows, apart)
     if arguments.out:
         (writable(arguments.out.absolute().parent) / arguments.out.name).write_text(text + "\n")
-    return {"rows": [asdict(r) for r in rows], "apart": apart, "summary": summary(rows)}, text
+    return {"rows": [asdict(r) for r in rows], "apart": apart, "summary": parity_text.summary(rows)}, text

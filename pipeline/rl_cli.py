@@ -5,21 +5,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline import options
 from stages.errors import UserError
 
 Result = dict[str, Any]
 OUTCOME, FIGURE, REPORT = "outcome.json", "physical-deception.png", "report.txt"
 
 
-def register(add: Callable[..., Any], overrides: Callable[[Any], None]) -> None:
-    """Add the command to the command line; `add` and `overrides` are pipeline/cli.py's."""
+def register(add: Callable[..., Any]) -> None:
+    """Add the command to the command line; `add` is pipeline/cli.py's."""
     sub = add(
         "physical-deception", command, "the paper's reinforcement-learning experiment: do deceiving agents become honest",
         "soo physical-deception quick train.baseline_episodes=1000 'seeds=[0]'",
         "agents (measures over seeds), comparisons (SOO minus each), detection, statements, mlflow_run_id",
     )  # fmt: skip
     sub.add_argument("recipe", help="quick, quarter, paper, or path of a YAML file")
-    overrides(sub)
+    options.overrides(sub)
     sub.add_argument("--out", type=Path, help="its folder (default: runs/physical-deception-<recipe>-<fingerprint>)")
 
 

@@ -204,14 +204,19 @@ def conclude(
     return found
 
 
-def check_evaluation(config: RunConfig, adapter: Path | None, folder: Path) -> None:
-    """Raise UserError for anything that would make `evaluate` fail later."""
-    deception.select(config.deception)
-    costs.check(config)
+def check_subject(config: RunConfig, adapter: Path | None, folder: Path) -> None:
+    """Raise UserError for a model that cannot be had, an adapter that is not for it, or a folder that takes nothing."""
     count_layers(config.model)
     if adapter is not None:
         check_adapter(adapter, config.model.name)
     writable(folder)
+
+
+def check_evaluation(config: RunConfig, adapter: Path | None, folder: Path) -> None:
+    """Raise UserError for anything that would make `evaluate` fail later."""
+    deception.select(config.deception)
+    costs.check(config)
+    check_subject(config, adapter, folder)
 
 
 def evaluate(config: RunConfig, adapter: Path | None, folder: Path, board: Board) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.devices import Device
-from stages import deception, pairs, train
+from stages import capability, deception, pairs, train
 from stages.model import DTYPES, encode, load_tokenizer
-from stages.ordinary import HELD_OUT
 from stages.shapes import PUBLISHED, Shape, lora_weights, shape_of
 
 GIB = 2**30
@@ -68,7 +67,8 @@ def size(config: RunConfig, device: Device | None = None) -> Size:
     kinds = [r.kind for r in rows]
     batches = train.plan({k: kinds.count(k) for k in ("overlap", "name_control", "retain")}, config.train)
     length = longest(config, [t + p for r in rows for t, p in ((r.self, r.self_prefix), (r.other, r.other_prefix))])
-    asked = [i.prompt for i in deception.select(config.deception)] + list(HELD_OUT[: config.capability.prompts])
+    asked = [i.prompt for i in deception.select(config.deception)]
+    asked += [row["prompt"] for row in capability.rows(config.capability)]
     question = longest(config, asked)
     trainable = lora_weights(shape, config.train.lora, _top(config, shape))
     made = Size(

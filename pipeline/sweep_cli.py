@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import options
 from stages.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 
 
-def register(add: Callable[..., Any], overrides: Callable[[Any], None]) -> None:
-    """Add the commands to the command line; `add` and `overrides` are pipeline/cli.py's."""
+def register(add: Callable[..., Any]) -> None:
+    """Add the commands to the command line; `add` is pipeline/cli.py's."""
     sub = add(
         "sweep", sweep, "many runs over a space: at which layer, with which weights, does it work",
         "soo sweep default train.steps=60 --space layers --search grid --seeds 0,1",
         "points (best first), front (Pareto), best, confirmation, mlflow_run_id (docs/sweeps.md)",
     )  # fmt: skip
     sub.add_argument("recipe", nargs="?", help="name of a recipe, or path of a YAML file")
-    overrides(sub)
+    options.overrides(sub)
     sub.add_argument("--space", help="name of a space in tune_spaces/, or path of a Python file")
     sub.add_argument("--search", choices=("grid", "random", "optuna", "pareto"), help="how it is searched (random)")
     sub.add_argument("--points", type=int, help="points tried; a grid tries all (8)")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import metrics, report
 from pipeline import outcome as outcomes
-from pipeline.artifacts import fingerprint, writable, write_json
+from pipeline.artifacts import alone, fingerprint, writable, write_json
 from pipeline.config import TrackingSettings, flatten, validated
 from stages.errors import UserError
 from stages.outcomes import score
@@ -95,7 +95,8 @@ def _open(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
         if uri.startswith(SQLITE):
             path = Path(uri.removeprefix(SQLITE))
             writable(path.parent)
-            stack.enter_context(_alone(path))
+            # Schemas made by two processes at the same time break each other.
+            stack.enter_context(alone(path.with_name(f".{path.name}.lock")))
             _probe(path)
             location = (path.parent / "mlartifacts").absolute().as_uri()
         client = _client(uri)
@@ -116,16 +117,6 @@ def _client(uri: str) -> "MlflowClient":
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(uri)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Within, no other process of ours makes the database: schemas made at the same time break each other."""
-    import fcntl
-
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _probe(path: Path) -> None:

@@ -4,18 +4,16 @@ A point lies in points/<name>/, a seed of it in seed-<n>/, which is an ordinary 
 so a trial that is started again goes on where it was. `point.json` is written last; what has it is never done twice.
 """
 
-import contextlib
-import fcntl
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import ranking, spaces
 from pipeline import run as runs
-from pipeline.artifacts import fingerprint, read_mark, write_json
+from pipeline.artifacts import alone, fingerprint, read_mark, write_json
 from pipeline.config import RunConfig, to_yaml
 from pipeline.ranking import Point, Seed
 from stages.errors import UserError
@@ -58,7 +56,7 @@ def evaluate(job: Job, point: Mapping[str, Any], board: Board) -> Point:
     """The point with all its seeds, from disk if it is complete there."""
     folder = job.place(point)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder / ".lock"):  # a search may suggest one point twice
         if (known := read(folder)) is not None:
             return known
         seeds: list[Seed] = []
@@ -142,11 +140,3 @@ def reason(error: BaseException) -> str:
     told = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Killed)\b.*: ", line)]
     text = told[-1] if told else f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
     return text[:300]
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Within, no other trial works on the same point: a search may suggest one twice. A killed process lets go."""
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

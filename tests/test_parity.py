@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import parity
+from pipeline import parity, parity_text
 from pipeline.cli import main
 from pipeline.config import load
 from pipeline.parity import Cell, Ours
@@ -85,7 +85,7 @@ def test_a_changed_recipe_and_another_model_stand_beside_nothing() -> None:
 def test_spread_is_split_into_seeds_and_chance() -> None:
     found = row(*(outcome(s, n) for s, n in enumerate([20, 40])))
     assert "| main | 73.6 | 73.5 (n=200) | agree | 17.27 ± 1.88 | 15 ± 7.07 (2 seeds; by chance ± 2.5) |" in (
-        parity.markdown([found], [])
+        parity_text.markdown([found], [])
     )  # fmt: skip
 
 

@@ -102,9 +102,11 @@ def test_a_run_killed_in_training_and_interrupted_in_its_answers_goes_on_to_the_
     assert not any(text.startswith(f"train 1/{STEPS}") for text in said), "training began anew instead of going on"
     assert not (run / "answers").exists()
     trained = (run / "train" / "done.json").stat().st_mtime_ns
+    steps = [json.loads(line)["step"] for line in (run / "train" / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS + 1)), "a step is missing, or there twice"
     done = soo(*command[3:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "train 1/" not in done.stderr
+    assert "train " not in done.stderr
     assert comparable(json.loads(done.stdout)) == comparable(printed)
     assert [(run / name / "done.json").stat().st_mtime_ns for name in ("pairs", "train")] == [pairs_made, trained]
     (left_alone,) = (folder / "runs").glob("default-*")
