@@ -1,26 +1,22 @@
 """cluster.yaml and deploy/rayjob.yaml: what their schemas allow, closed to the world, and scaled by Ray's own autoscaler."""
 
-import contextlib
 import copy
 import json
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import psutil
 import pytest
 import yaml
 
+from tests.heads import free_port, ray_head
+
 ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 
 
 def launcher() -> dict[str, Any]:
@@ -119,12 +115,6 @@ def test_the_schema_finds_what_is_wrong_in_a_rayjob(path: tuple[str, ...], value
         checked(job)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @pytest.fixture
 def growing() -> Iterator[str]:
     """A Ray head on loopback whose autoscaler has cluster.yaml's node types, as fake nodes; its address."""
@@ -145,33 +135,11 @@ def growing() -> Iterator[str]:
     }
     config |= {"provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}", "use_node_id_as_ip": True}}
     (folder / "autoscaling.json").write_text(json.dumps(config))
-    ports = {name: free_port() for name in (
-        "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port",
-        "runtime-env-agent-port", "ray-client-server-port",
-    )}  # fmt: skip
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=0", "--object-store-memory=100000000",
-               "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--disable-usage-stats",
-               f"--port={port}", f"--temp-dir={folder}", f"--autoscaling-config={folder / 'autoscaling.json'}",
-               *(f"--{key}={value}" for key, value in ports.items())]  # fmt: skip
-    settings = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    settings = os.environ | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     settings["AUTOSCALER_HEARTBEAT_TIMEOUT_S"] = "300"  # a busy machine is slow, and a fake node cannot be mended
-    with subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            for _ in range(240):
-                with socket.socket() as s:
-                    if s.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                assert process.poll() is None, "ray start failed"
-                time.sleep(0.5)
-            yield f"127.0.0.1:{port}"
-        finally:
-            family = psutil.Process(process.pid).children(recursive=True)  # fake nodes outlive their head
-            process.terminate()
-            process.wait()
-            for child in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+    options = ("--num-cpus=0", "--object-store-memory=100000000", f"--autoscaling-config={folder / 'autoscaling.json'}")
+    with ray_head(folder, settings, *options, port=port):
+        yield f"127.0.0.1:{port}"
 
 
 PROGRAM = """

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,7 @@ def stopped(command: list[str], cwd: Path, line: str, how: signal.Signals) -> tu
     with subprocess.Popen(
         command, cwd=cwd, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # the background of a script ignores it
     ) as process:  # fmt: skip
         assert process.stderr is not None
         said = []

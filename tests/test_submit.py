@@ -3,10 +3,8 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +13,8 @@ import pytest
 from pipeline import submit, sweep_tracking
 from stages.errors import UserError
 from stages.model import ModelSettings
+from tests.heads import BIN, ray_head
 from tests.test_run import SETTINGS, environment
-
-BIN = Path(sys.executable).parent
 
 
 def test_only_our_packages_and_named_files_are_sent(tmp_path: Path) -> None:
@@ -44,39 +41,13 @@ def test_secrets_travel_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         submit.check(["run", "default", "tracking.uri=http://me:hush@host"])
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Ray cluster of one node on loopback, with its own ports and folder; the address of its job API."""
-    folder = Path("/tmp") / f"soo-{os.getpid()}"  # Ray's sockets need a short path
-    api = free_port()
-    ports = {
-        "port": free_port(), "dashboard-port": api, "dashboard-agent-listen-port": free_port(),
-        "dashboard-agent-grpc-port": free_port(), "metrics-export-port": free_port(),
-        "runtime-env-agent-port": free_port(), "ray-client-server-port": free_port(),
-    }  # fmt: skip
-    settings = environment() | {"RAY_AUTH_MODE": "disabled", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+def head() -> Iterator[str]:
+    """A Ray cluster of one node; the address of its job API."""
+    settings = environment() | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     settings.pop("PYTHONPATH")  # the job is to find our packages in what was sent
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
-               "--dashboard-host=127.0.0.1", "--disable-usage-stats", f"--temp-dir={folder}",
-               *(f"--{key}={value}" for key, value in ports.items())]  # fmt: skip
-    with subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            for _ in range(240):
-                with socket.socket() as s:
-                    if s.connect_ex(("127.0.0.1", api)) == 0:
-                        break
-                assert process.poll() is None, "ray start failed"
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{api}"
-        finally:
-            process.terminate()
-            process.wait()
+    with ray_head(Path("/tmp") / f"soo-{os.getpid()}", settings, "--num-cpus=2", awaited="dashboard-port") as api:
+        yield f"http://127.0.0.1:{api}"
 
 
 def submitted(head: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
