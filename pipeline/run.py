@@ -146,10 +146,7 @@ def ask(
     `known` is a folder of the baseline's answers to the same prompts: they are taken over instead of made again.
     """
     say("3/4 answers, " + " and ".join(conditions))
-    items = deception.select(config.deception) if scenarios else []
-    blank: dict[str, Any] = {field.name: "" for field in dataclasses.fields(Item)} | {"task": ""}
-    rows = [blank | vars(i) | {"task": "deception"} for i in items]
-    rows += [blank | row for row in costs.rows(config)]
+    rows = prompt_rows(config, scenarios)
 
     def make(out: Path) -> dict[str, Any]:
         missing = [c for c in conditions if known is None or c != "baseline"]
@@ -162,6 +159,14 @@ def ask(
     mark = stage(folder / "answers", [*inputs, list(conditions), made_from], make)
     say(f"  {mark.facts['answers']} answers in {folder / 'answers'}")
     return mark
+
+
+def prompt_rows(config: RunConfig, scenarios: bool = True) -> list[dict[str, Any]]:
+    """What the model is asked: the items of the scenarios, and what tells of other costs; all rows with the same fields."""
+    items = deception.select(config.deception) if scenarios else []
+    blank: dict[str, Any] = {field.name: "" for field in dataclasses.fields(Item)} | {"task": ""}
+    rows = [blank | vars(i) | {"task": "deception"} for i in items]
+    return rows + [blank | row for row in costs.rows(config)]
 
 
 def look_inside(config: RunConfig, folder: Path, adapter: Path | None, made_from: list[Any], board: Board) -> Mark:

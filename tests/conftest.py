@@ -151,71 +151,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs, training and answers by the same code without Ray, whose start-up would be all that a tiny run takes."""
+    from benchmarks import direct
     from stages import generate, latent, pairs, train
 
     monkeypatch.setattr(latent, "measure", _look)
-    monkeypatch.setattr(pairs, "build", _build)
-    monkeypatch.setattr(train, "fit", _fit)
-    monkeypatch.setattr(generate, "ask", _ask)
-
-
-def _write(rows: list[dict[str, Any]], folder: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    folder.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "part.parquet")
-
-
-def _build(settings: Any, model: ModelSettings, seed: int, out: Path) -> Any:
-    from stages import pairs
-
-    made = pairs.make_rows(settings, seed)
-    _write([pairs.tokenise(dict(vars(r)), model, settings.chat_template) for r in made], out / "pairs")
-    return pairs.Prompts(out / "pairs", {kind: sum(r.kind == kind for r in made) for kind in {r.kind for r in made}})
-
-
-def _fit(
-    settings: Any, model: ModelSettings, folder: Path, seed: int, out: Path, board: Any = None, questions: Any = None,
-    shared: Path | None = None,
-) -> Any:  # fmt: skip
-    import pyarrow.parquet
-
-    from stages.train import Adapter
-    from stages.worker import Loop
-
-    class Alone(Loop):
-        def _resume(self) -> None: ...
-
-    rows = {r["pair_id"]: r for r in pyarrow.parquet.read_table(folder).to_pylist()}
-    loop = Alone(settings, model, rows, seed, 0, 1, questions, shared)
-    loop.look()
-    while not loop.over:
-        line = loop.advance()
-        loop.look()
-        loop.log.append(line | loop.objective.monitor(loop.monitored))
-    loop.save(out)
-    return Adapter(out / "adapter", out / "log.jsonl", loop.log[-1])
-
-
-def _ask(
-    prompts: Any, model: ModelSettings, adapter: Path | None, conditions: Any, settings: Any, out: Path,
-    board: Any = None,
-) -> Any:  # fmt: skip
-    import numpy as np
-
-    from stages.generate import Answers, Responder
-
-    responder = Responder(model, adapter, conditions, settings, None, len(prompts))
-    found: list[dict[str, Any]] = []
-    for task in sorted({r["task"] for r in prompts}):
-        rows = [r for r in prompts if r["task"] == task]
-        for start in range(0, len(rows), settings.batch_size):
-            part = rows[start : start + settings.batch_size]
-            answered = responder({key: np.array([r[key] for r in part], dtype=object) for key in part[0]})
-            found += [dict(zip(answered, values, strict=True)) for values in zip(*answered.values(), strict=True)]
-    _write(found, out / "answers")
-    return Answers(out / "answers", len(found))
+    monkeypatch.setattr(pairs, "build", direct.build)
+    monkeypatch.setattr(train, "fit", direct.fit)
+    monkeypatch.setattr(generate, "ask", direct.ask)
 
 
 def _look(settings: Any, pairs: Any, model: ModelSettings, adapter: Path | None, seed: int) -> dict[str, Any]:

@@ -1,15 +1,24 @@
 """The benchmarks run: a short form of each, for errors and never for times; and what they compare computes the same."""
 
 import math
+from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import torch
 
-from benchmarks import floor, released, speed
+from benchmarks import floor, released, speed, sweeps
+from pipeline import spaces
+from pipeline.config import load as load_config
+from pipeline.run import prompt_rows
+from pipeline.sweep import SweepSettings, choosing
 from stages.adapter import LoraSettings, add_lora
 from stages.model import ModelSettings, encode, load, load_tokenizer
 from stages.overlap import logit_kl
 from stages.speak import Speaker
+
+TINY = ("model.attention=eager", "model.quantisation=none", "train.overlap.layer=2", "train.lora.first_layer=1",
+        "train.lora.last_layer=2")  # fmt: skip
 
 
 @pytest.mark.slow
@@ -46,3 +55,17 @@ def test_the_floor_counts_the_products_of_the_layers(tiny: ModelSettings) -> Non
     assert once.flops == 2 * 10 * 2 * (64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3)
     assert floor.Products(shapes, 10, 2, torch.float32).flops == 2 * once.flops
     once()
+
+
+def test_the_loop_that_a_sweep_is_measured_against_does_the_same_work(tiny: ModelSettings, tmp_path: Path) -> None:
+    recipe = load_config("default", [f"model.name={tiny.name}", *TINY, *sweeps.SMALL])
+    config = choosing(recipe, SweepSettings(space="layers", items=4))
+    found = sweeps.looped(tmp_path, config, trials=2)
+    assert found["trial"] > found["work"] > 0
+    for trial in ("loop-0", "loop-1"):
+        assert (tmp_path / trial / "adapter" / "adapter_model.safetensors").exists()
+        answers = pyarrow.parquet.read_table(tmp_path / trial / "answers")
+        assert set(answers["condition"].to_pylist()) == {"adapter"}
+        assert answers.num_rows == len(prompt_rows(config))
+    rates = spaces.grid(spaces.load(str(sweeps.space(tmp_path, 3)), config, 4))
+    assert len(rates) == 3
