@@ -28,7 +28,7 @@ class Alone(Loop):
 def build(settings: pairs.PairsSettings, model: ModelSettings, seed: int, out: Path) -> pairs.Prompts:
     """stages.pairs.build"""
     made = pairs.make_rows(settings, seed)
-    write([pairs.tokenise(dict(vars(r)), model, settings.chat_template) for r in made], out / "pairs")
+    write(pairs.tokenise([vars(r) for r in made], model, settings.chat_template), out / "pairs")
     return pairs.Prompts(out / "pairs", {kind: sum(r.kind == kind for r in made) for kind in {r.kind for r in made}})
 
 

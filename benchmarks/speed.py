@@ -5,6 +5,7 @@ Prints ratios, which carry over between machines; seconds do not. See docs/PERFO
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +58,7 @@ def steps(model: ModelSettings, rounds: int) -> dict[str, float]:
     """(a) and (c): a step as released, ours at two thirds of the depth, ours with a band of a quarter, and their floors."""
     made = [r for r in make_rows(PairsSettings(templates=("published",), fills=26), 0) if r.kind == "overlap"]
     chosen = made[:: len(made) // PAIRS][:PAIRS]
-    rows = [tokenise(dict(vars(r)), model, chat=False) for r in chosen]
+    rows = tokenise([vars(r) for r in chosen], model, chat=False)
     depth = len(decoder(load(model)).layers)
     layer = round(2 / 3 * depth)
     band = layer - max(1, depth // 4) + 1
@@ -107,14 +108,16 @@ def evaluation(model: ModelSettings, count: int, rounds: int, whole: bool) -> di
 
 
 def tokenising(model: ModelSettings, fills: int, rounds: int) -> dict[str, float]:
-    """(d): making, aligning and tokenising pairs against the bare tokenizer on the same texts, one core."""
+    """(d): making, dressing, aligning and tokenising pairs against the bare tokenizer on the dressed texts, one core."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     settings = PairsSettings(templates=("scenes",), fills=fills, retain=(), control_fills=0)
     tokenizer = load_tokenizer(model)
-    texts = [t for r in make_rows(settings, 0) for t in (r.self, r.other) if t]
+    asked = [[{"role": "user", "content": t}] for r in make_rows(settings, 0) for t in (r.self, r.other) if t]
+    texts = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
     taken = side_by_side(
         {
-            "ours": lambda: [tokenise(dict(vars(r)), model, True) for r in make_rows(settings, 0)],
-            "bare": lambda: [tokenizer(t).input_ids for t in texts],
+            "ours": lambda: tokenise([vars(r) for r in make_rows(settings, 0)], model, True),
+            "bare": lambda: tokenizer(texts).input_ids,
         },
         rounds,
     )

@@ -40,9 +40,7 @@ def space(folder: Path, trials: int) -> Path:
     """A space of so many learning rates."""
     made = folder / f"rates_{trials}.py"
     values = [rate(n, trials) for n in range(trials)]
-    made.write_text(
-        f'"""Learning rates."""\n\nfrom ray import tune\n\nSPACE = {{"train.lr": tune.choice({values})}}\n'
-    )
+    made.write_text(f'"""Learning rates."""\n\nfrom ray import tune\n\nSPACE = {{"train.lr": tune.choice({values})}}\n')
     return made
 
 

@@ -6,7 +6,7 @@ Layers are counted from 0: layer L is the (L+1)-th decoder layer. The paper's in
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -212,12 +212,19 @@ def site(model: Any, layer: int, module: SiteModule) -> nn.Module:
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool, prefix: str = "") -> list[int]:
     """Token ids of a prompt, in the chat template or bare, with `prefix` as the beginning of the reply."""
-    if not chat:
-        return list(tokenizer(prompt + prefix).input_ids)
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-    )
-    return list(tokenizer(str(text) + prefix, add_special_tokens=False).input_ids)
+    return encode_all(tokenizer, [(prompt, prefix)], chat)[0]
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, begun: Sequence[tuple[str, str]], chat: bool) -> list[list[int]]:
+    """Token ids of many prompts, each with the beginning of its reply: one call of the tokenizer for all."""
+    if not begun:
+        return []
+    texts: Any = [prompt for prompt, _ in begun]
+    if chat:
+        asked = [[{"role": "user", "content": prompt}] for prompt in texts]
+        texts = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    whole = [text + prefix for text, (_, prefix) in zip(texts, begun, strict=True)]
+    return [list(ids) for ids in tokenizer(whole, add_special_tokens=not chat).input_ids]
 
 
 @contextlib.contextmanager

@@ -9,14 +9,14 @@ import functools
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from stages import ordinary
 from stages.errors import UserError
-from stages.model import ModelSettings, encode, load_tokenizer
+from stages.model import ModelSettings, encode_all, load_tokenizer
 from stages.pairing import Pair, Pairing, paired_anew
 from stages.settings import Settings
 from stages.situations import SITUATIONS
@@ -26,6 +26,7 @@ from stages.vocabulary import TEST, TRAIN, Fill, Vocabulary, check_disjoint, dra
 Kind = Literal["overlap", "name_control", "retain"]
 Group = Literal["published", "scenes", "situations"]
 RetainGroup = Literal["self", "friends", "beliefs", "situations", "ordinary"]
+ADDED = ("self_ids", "other_ids", "self_aligned", "other_aligned")
 REFERENTS = {"you", "yourself", "{name}"}
 VERBS = {"have": "has", "are": "is"}
 
@@ -209,14 +210,23 @@ def _check(rows: list[Row]) -> None:
 
 def align(ours: list[int], theirs: list[int]) -> tuple[list[int], list[int]]:
     """Positions of two token lists that correspond: equal runs, and replaced runs matched from their ends."""
-    left: list[int] = []
-    right: list[int] = []
-    for tag, a0, a1, b0, b1 in difflib.SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
+    start = _common(ours, theirs)  # what is alike at both ends need not be searched, which is slow
+    end = min(_common(ours[::-1], theirs[::-1]), min(len(ours), len(theirs)) - start)
+    left, right = list(range(start)), list(range(start))
+    middle = difflib.SequenceMatcher(
+        None, ours[start : len(ours) - end], theirs[start : len(theirs) - end], autojunk=False
+    )
+    for tag, a0, a1, b0, b1 in middle.get_opcodes():
         if tag in ("equal", "replace"):
             n = min(a1 - a0, b1 - b0)
-            left += range(a1 - n, a1)
-            right += range(b1 - n, b1)
-    return left, right
+            left += range(start + a1 - n, start + a1)
+            right += range(start + b1 - n, start + b1)
+    return left + list(range(len(ours) - end, len(ours))), right + list(range(len(theirs) - end, len(theirs)))
+
+
+def _common(ours: list[int], theirs: list[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -224,20 +234,34 @@ def _tokenizer(settings: ModelSettings) -> Any:
     return load_tokenizer(settings)
 
 
-def tokenise(row: dict[str, Any], model: ModelSettings, chat: bool) -> dict[str, Any]:
-    """Add token ids of both sides and the positions that correspond."""
+def tokenise(rows: Sequence[Mapping[str, Any]], model: ModelSettings, chat: bool) -> list[dict[str, Any]]:
+    """Add to every row the token ids of both sides and the positions that correspond; a single prompt has none."""
     tokenizer = _tokenizer(model)
-    ours = encode(tokenizer, row["self"], chat, row["self_prefix"])
-    theirs = encode(tokenizer, row["other"], chat, row["other_prefix"]) if row["other"] else []
-    left, right = align(ours, theirs)
-    return {**row, "self_ids": ours, "other_ids": theirs, "self_aligned": left, "other_aligned": right}
+    ours = encode_all(tokenizer, [(r["self"], r["self_prefix"]) for r in rows], chat)
+    double = [r for r in rows if r["other"]]
+    theirs = iter(encode_all(tokenizer, [(r["other"], r["other_prefix"]) for r in double], chat))
+    made = []
+    for row, ids in zip(rows, ours, strict=True):
+        others = next(theirs) if row["other"] else []
+        left, right = align(ids, others) if others else ([], [])
+        made.append({**row, **dict(zip(ADDED, (ids, others, left, right), strict=True))})
+    return made
 
 
 def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -> Prompts:
     """Make, check and tokenise all rows and write them to Parquet under `out`."""
+    import pyarrow
     import ray.data
 
     rows = make_rows(settings, seed)
+    schema = pyarrow.schema(
+        [(field.name, pyarrow.string()) for field in fields(Row)]
+        + [(name, pyarrow.list_(pyarrow.int64())) for name in ADDED]
+    )
+
+    def tokenised(batch: pyarrow.Table) -> pyarrow.Table:
+        return pyarrow.Table.from_pylist(tokenise(batch.to_pylist(), model, settings.chat_template), schema)
+
     data = ray.data.from_items([vars(r) for r in rows], override_num_blocks=min(8, len(rows)))
-    data.map(functools.partial(tokenise, model=model, chat=settings.chat_template)).write_parquet(str(out / "pairs"))
+    data.map_batches(tokenised, batch_format="pyarrow").write_parquet(str(out / "pairs"))
     return Prompts(out / "pairs", dict(Counter(r.kind for r in rows)))

@@ -125,7 +125,7 @@ def rows(tiny: ModelSettings) -> Rows:
     )
     kept = {"published_1", "published_2", SCENES[0].name, SCENES[3].name, "friend_house"}
     made = [r for r in make_rows(settings, seed=0) if r.template in kept]
-    return {r.pair_id: tokenise(dict(vars(r)), tiny, chat=True) for r in made}
+    return {r["pair_id"]: r for r in tokenise([vars(r) for r in made], tiny, chat=True)}
 
 
 @pytest.fixture(scope="session")

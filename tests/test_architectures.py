@@ -38,7 +38,7 @@ def family(request: pytest.FixtureRequest, make_model: Callable[..., str]) -> Mo
 
 
 def started(model: ModelSettings, rows: Rows, **changes: Any) -> Alone:
-    own = {i: tokenise(dict(r), model, chat=True) for i, r in rows.items()}
+    own = dict(zip(rows, tokenise(list(rows.values()), model, chat=True), strict=True))
     return Alone(SETTINGS.model_copy(update=changes), model, own, 0, rank=0, world=1)
 
 
@@ -51,7 +51,7 @@ def test_lora_sits_on_the_queries_and_values_of_its_layers_alone(family: ModelSe
 
 def test_a_truncated_forward_is_the_whole_one_up_to_the_site(family: ModelSettings, rows: Rows) -> None:
     model = load(family)
-    ids = torch.tensor([tokenise(dict(next(iter(rows.values()))), family, chat=True)["self_ids"]])
+    ids = torch.tensor([tokenise([next(iter(rows.values()))], family, chat=True)[0]["self_ids"]])
     for module in ("o_proj", "mlp", "residual"):
         place = site(model, 2, module)
         with tap(place) as seen, torch.no_grad():

@@ -219,7 +219,7 @@ def test_the_response_prefix_ends_the_tokens(tiny: ModelSettings, chat: bool) ->
     tokenizer = load_tokenizer(tiny)
     chosen = {r.template: r for r in make_rows(settings, seed=0)}.values()
     for row in chosen:
-        made = tokenise(vars(row), tiny, chat)
+        made = tokenise([vars(row)], tiny, chat)[0]
         text = tokenizer.decode(made["self_ids"])
         dressed = f"<|im_start|>user\n{row.self}<|im_end|>\n<|im_start|>assistant\n" if chat else row.self
         assert text == dressed + row.self_prefix
@@ -232,7 +232,7 @@ def test_the_response_prefix_ends_the_tokens(tiny: ModelSettings, chat: bool) ->
 
 def test_aligned_positions_hold_the_same_tokens_but_for_the_referent(tiny: ModelSettings) -> None:
     for row in (r for r in make_rows(EVERYTHING, seed=0) if r.kind == "overlap"):
-        made = tokenise(vars(row), tiny, chat=True)
+        made = tokenise([vars(row)], tiny, chat=True)[0]
         left, right = made["self_aligned"], made["other_aligned"]
         assert left == sorted(set(left))
         assert right == sorted(set(right))
@@ -252,7 +252,7 @@ def test_the_parquet_holds_every_row_tokenised(cluster: None, tiny: ModelSetting
     read = {r["pair_id"]: r for r in ray.data.read_parquet(str(found.path)).take_all()}
     assert len(read) == len(rows)
     for row in rows:
-        made = tokenise(vars(row), tiny, chat=True)
+        made = tokenise([vars(row)], tiny, chat=True)[0]
         for key, value in made.items():
             assert (list(read[row.pair_id][key]) if isinstance(value, list) else read[row.pair_id][key]) == value
         assert Row(**{f.name: read[row.pair_id][f.name] for f in dataclasses.fields(Row)}) == row

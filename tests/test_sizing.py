@@ -94,7 +94,7 @@ def rows_of(config: RunConfig) -> Rows:
     from stages.pairs import make_rows, tokenise
 
     made = make_rows(config.pairs, config.seed)
-    return {r.pair_id: tokenise(dict(vars(r)), config.model, config.pairs.chat_template) for r in made}
+    return {r["pair_id"]: r for r in tokenise([vars(r) for r in made], config.model, config.pairs.chat_template)}
 
 
 @pytest.mark.slow
