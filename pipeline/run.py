@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import cards, outcome, report
-from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, stage, writable, write_json
+from pipeline import cards, outcome, report, storage
+from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, shared, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
 from stages import deception, embedded, generate, latent, pairs, train
 from stages.errors import UserError
@@ -105,7 +105,9 @@ def fine_tune(config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark
     say("2/4 fine-tuning")
 
     def make(out: Path) -> dict[str, Any]:
-        adapter = train.fit(config.train, config.model, pairs_folder / "pairs", config.seed, out, board.actor)
+        adapter = train.fit(
+            config.train, config.model, pairs_folder / "pairs", config.seed, out, board.actor, shared(out)
+        )
         return adapter.final
 
     inputs = [config.train.model_dump(), config.model.model_dump(), identity(config.model), config.seed]
@@ -182,6 +184,8 @@ def conclude(
     }
     report.figure(found, folder / "deception.png")
     write_json(folder / "outcome.json", found)
+    if place := shared(folder):
+        storage.push_files([folder / name for name in ("config.yaml", "deception.png", "outcome.json")], place)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from stages.carry import Packed, packed, unpacked
 from stages.model import ModelSettings, encode, load, load_adapter, load_tokenizer
 from stages.progress import Board
 from stages.resources import cpu_share
@@ -51,7 +52,7 @@ class Responder:
     def __init__(
         self,
         model: ModelSettings,
-        adapter: Path | None,
+        adapter: Path | Packed | None,
         conditions: Sequence[Condition],
         settings: GenerateSettings,
         board: Any,
@@ -64,8 +65,9 @@ class Responder:
         self.tokenizer = load_tokenizer(model)
         self.tokenizer.padding_side = "left"
         self.model = load(model)
-        if adapter is not None:
-            self.model = load_adapter(self.model, adapter, model.name)
+        with unpacked(adapter) as folder:
+            if folder is not None:
+                self.model = load_adapter(self.model, folder, model.name)
         self.model.eval()
         self.bare = False
         self.kept: tuple[tuple[str, ...], list[dict[str, Any]], list[tuple[Any, Any]]] | None = None
@@ -222,12 +224,12 @@ def ask(
     data = ray.data.from_items(ordered, override_num_blocks=-(-len(ordered) // settings.batch_size))
     answered = data.map_batches(
         Responder,
-        fn_constructor_args=(model, adapter, tuple(conditions), settings, board, len(ordered)),
+        fn_constructor_args=(model, packed(adapter), tuple(conditions), settings, board, len(ordered)),
         batch_size=settings.batch_size,
         compute=ray.data.ActorPoolStrategy(size=settings.actors),
         num_cpus=settings.cpus_per_actor,
         num_gpus=settings.gpus_per_actor or None,
     )
     # Materialised first: the actors hold every CPU, and writing needs one.
-    answered.materialize().write_parquet(str(out / "answers"))
+    answered.materialize().write_parquet(f"local://{(out / 'answers').absolute()}")
     return Answers(out / "answers", len(ordered) * len(conditions))

@@ -237,5 +237,7 @@ def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -
 
     rows = make_rows(settings, seed)
     data = ray.data.from_items([vars(r) for r in rows], override_num_blocks=min(8, len(rows)))
-    data.map(functools.partial(tokenise, model=model, chat=settings.chat_template)).write_parquet(str(out / "pairs"))
+    data.map(functools.partial(tokenise, model=model, chat=settings.chat_template)).write_parquet(
+        f"local://{out.absolute() / 'pairs'}"
+    )
     return Prompts(out / "pairs", dict(Counter(r.kind for r in rows)))

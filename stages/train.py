@@ -133,13 +133,23 @@ def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
     return settings.lr * rise * (0.1 + 0.9 * 0.5 * (1 + float(np.cos(np.pi * step / steps))))
 
 
-def fit(settings: TrainSettings, model: ModelSettings, pairs: Path, seed: int, out: Path, board: Any = None) -> Adapter:
+def fit(
+    settings: TrainSettings,
+    model: ModelSettings,
+    pairs: Path,
+    seed: int,
+    out: Path,
+    board: Any = None,
+    storage: str | None = None,
+) -> Adapter:
     """Train an adapter on the tokenised pairs under `pairs` (Parquet) and leave it in `out`/adapter.
 
-    Run again with the same `out`, it goes on from the last checkpoint. `board` is a progress board's actor.
+    Run again with the same `out`, it goes on from the last checkpoint. `board` is a progress board's actor. Checkpoints
+    lie in `out`, or in `storage`, a URI that all workers reach.
     """
     import ray.data
     import ray.train
+    from pyarrow.fs import FileSystem
     from ray.train.torch import TorchTrainer
 
     from stages.worker import work
@@ -150,7 +160,7 @@ def fit(settings: TrainSettings, model: ModelSettings, pairs: Path, seed: int, o
 
     cpus = cpu_share(settings.workers, settings.cpus_per_worker, settings.gpus_per_worker)
     out.mkdir(parents=True, exist_ok=True)
-    rows = ray.data.read_parquet(str(pairs)).materialize()
+    rows = ray.data.read_parquet(f"local://{pairs.absolute()}").materialize()
     trainer = Trainer(
         work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that it passes on
         train_loop_config={
@@ -166,7 +176,7 @@ def fit(settings: TrainSettings, model: ModelSettings, pairs: Path, seed: int, o
         ),
         run_config=ray.train.RunConfig(
             name="ray",
-            storage_path=str(out.absolute()),
+            storage_path=storage or str(out.absolute()),
             failure_config=ray.train.FailureConfig(max_failures=2, controller_failure_limit=2),  # type: ignore[call-arg]
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
@@ -179,6 +189,7 @@ def fit(settings: TrainSettings, model: ModelSettings, pairs: Path, seed: int, o
     with result.checkpoint.as_directory() as folder:
         shutil.copytree(Path(folder) / "adapter", out / "adapter", dirs_exist_ok=True)
         shutil.copy(Path(folder) / "log.jsonl", out / "log.jsonl")
-    shutil.rmtree(out / "ray")  # the checkpoints have served
+    filesystem, path = FileSystem.from_uri(f"{storage}/ray" if storage else (out.absolute() / "ray").as_uri())
+    filesystem.delete_dir(path)  # the checkpoints have served
     lines = (out / "log.jsonl").read_text().splitlines()
     return Adapter(out / "adapter", out / "log.jsonl", json.loads(lines[-1]))

@@ -161,7 +161,15 @@ def _build(settings: Any, model: ModelSettings, seed: int, out: Path) -> Any:
     return pairs.Prompts(out / "pairs", {kind: sum(r.kind == kind for r in made) for kind in {r.kind for r in made}})
 
 
-def _fit(settings: Any, model: ModelSettings, folder: Path, seed: int, out: Path, board: Any = None) -> Any:
+def _fit(
+    settings: Any,
+    model: ModelSettings,
+    folder: Path,
+    seed: int,
+    out: Path,
+    board: Any = None,
+    storage: str | None = None,
+) -> Any:
     import pyarrow.parquet
 
     from stages.train import Adapter
