@@ -21,8 +21,8 @@ from typing import Any
 
 import psutil
 
-STEPS = 12
-PROMPTS = 48
+STEPS = 8
+PROMPTS = 32
 
 
 @dataclass(frozen=True)
@@ -139,17 +139,20 @@ def measure(name: str, trial: Trial, whole: int, lines: list[str], folder: Path)
     return Outcome(name, len(lines), survived, done / whole / len(lines), cost / len(lines))
 
 
-def run(model: Any, pairs: Path, times: int, seed: int, folder: Path) -> list[Outcome]:
-    """Every failure, `times` times each. Needs a running Ray of two CPUs."""
-    rng = random.Random(seed)
-    steps = [f"train {n}/{STEPS}" for n in rng.sample(range(2, STEPS - 1), times)]
-    rows = [f"answers {4 * n}/{PROMPTS}" for n in rng.sample(range(2, PROMPTS // 4 - 2), times)]
-    return [
-        measure("training worker killed at a random step", lambda out, at: training(model, pairs, out, at), STEPS,
-                steps, folder / "train"),
-        measure("inference actor killed in mid-batch", lambda out, at: answers(model, out, at), PROMPTS,
-                rows, folder / "answers"),
-    ]  # fmt: skip
+def killed_worker(model: Any, pairs: Path, times: int, seed: int, folder: Path) -> Outcome:
+    """A training worker killed at random steps. Needs a running Ray."""
+    steps = random.Random(seed).sample(range(2, STEPS - 1), times)
+    lines = [f"train {n}/{STEPS}" for n in steps]
+    return measure("training worker killed at a random step",
+                   lambda out, at: training(model, pairs, out, at), STEPS, lines, folder)  # fmt: skip
+
+
+def killed_actor(model: Any, times: int, seed: int, folder: Path) -> Outcome:
+    """An inference actor killed between random batches, as it answers the next one. Needs a running Ray."""
+    batches = random.Random(seed).sample(range(2, PROMPTS // 4 - 1), times)
+    lines = [f"answers {4 * n}/{PROMPTS}" for n in batches]
+    return measure("inference actor killed in mid-batch",
+                   lambda out, at: answers(model, out, at), PROMPTS, lines, folder)  # fmt: skip
 
 
 def main() -> None:
@@ -166,8 +169,9 @@ def main() -> None:
     with connected(cpus=2), tempfile.TemporaryDirectory() as folder:
         model = ModelSettings(name=given.model, attention="eager", compute_dtype="float32")
         made = build(PairsSettings(templates=("published",), fills=4, control_fills=0), model, 0, Path(folder))
-        for found in run(model, made.path, given.times, given.seed, Path(folder)):
-            print(json.dumps(asdict(found)))
+        place = Path(folder)
+        print(json.dumps(asdict(killed_worker(model, made.path, given.times, given.seed, place / "train"))), flush=True)
+        print(json.dumps(asdict(killed_actor(model, given.times, given.seed, place / "answers"))), flush=True)
 
 
 if __name__ == "__main__":

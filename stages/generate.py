@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from stages import files
 from stages.carry import Packed, packed, unpacked
 from stages.model import ModelSettings, encode, load, load_adapter, load_tokenizer
 from stages.progress import Board
@@ -230,6 +231,5 @@ def ask(
         num_cpus=settings.cpus_per_actor,
         num_gpus=settings.gpus_per_actor or None,
     )
-    # Materialised first: the actors hold every CPU, and writing needs one.
-    answered.materialize().write_parquet(f"local://{(out / 'answers').absolute()}")
+    files.write(answered, out / "answers")
     return Answers(out / "answers", len(ordered) * len(conditions))

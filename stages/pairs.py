@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stages import ordinary
+from stages import files, ordinary
 from stages.errors import UserError
 from stages.model import ModelSettings, encode, load_tokenizer
 from stages.pairing import Pair, Pairing, paired_anew
@@ -237,7 +237,6 @@ def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -
 
     rows = make_rows(settings, seed)
     data = ray.data.from_items([vars(r) for r in rows], override_num_blocks=min(8, len(rows)))
-    data.map(functools.partial(tokenise, model=model, chat=settings.chat_template)).write_parquet(
-        f"local://{out.absolute() / 'pairs'}"
-    )
+    tokenised = data.map(functools.partial(tokenise, model=model, chat=settings.chat_template))
+    files.write(tokenised, out / "pairs")
     return Prompts(out / "pairs", dict(Counter(r.kind for r in rows)))

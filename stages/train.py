@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
+from stages import files
 from stages.errors import UserError
 from stages.model import LoraSettings, ModelSettings
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
@@ -147,7 +148,6 @@ def fit(
     Run again with the same `out`, it goes on from the last checkpoint. `board` is a progress board's actor. Checkpoints
     lie in `out`, or in `storage`, a URI that all workers reach.
     """
-    import ray.data
     import ray.train
     from pyarrow.fs import FileSystem
     from ray.train.torch import TorchTrainer
@@ -160,7 +160,7 @@ def fit(
 
     cpus = cpu_share(settings.workers, settings.cpus_per_worker, settings.gpus_per_worker)
     out.mkdir(parents=True, exist_ok=True)
-    rows = ray.data.read_parquet(f"local://{pairs.absolute()}").materialize()
+    rows = files.read(pairs)
     trainer = Trainer(
         work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that it passes on
         train_loop_config={
