@@ -13,7 +13,7 @@ import torch
 
 from stages.errors import UserError
 from stages.model import LoraSettings, ModelSettings, add_lora, decoder, load, site, tap, truncated
-from stages.overlap import OverlapSettings, relative_distance
+from stages.overlap import OverlapSettings, RetainSettings, relative_distance
 from stages.pairs import tokenise
 from stages.train import TrainSettings
 from tests.test_train import Alone
@@ -26,7 +26,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SETTINGS = TrainSettings(
     overlap=OverlapSettings(layer=2), steps=2, batch_pairs=2, lora=LoraSettings(dropout=0, first_layer=2), log_every=1,
-    retain={"weight": 0}, lr=1e-3,
+    retain=RetainSettings(weight=0), lr=1e-3,
 )  # fmt: skip
 
 
