@@ -16,15 +16,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline import storage
 from stages.errors import UserError
 
 MARK = "done.json"
 
 
 def runs_folder() -> Path:
-    """Where runs lie: SOO_RUNS, else `runs` here; in a Ray job the home folder, since Ray removes a job's own."""
+    """Where runs lie: SOO_RUNS, else `runs` here; in a Ray job the home folder, since Ray removes a job's own.
+
+    If SOO_RUNS is a URI, runs are made there too and then shared by it (pipeline/storage.py).
+    """
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return Path(os.environ.get("SOO_RUNS") or (Path.home() / "soo-runs" if in_job else "runs"))
+    given = None if storage.uri() else os.environ.get("SOO_RUNS")
+    return Path(given or (Path.home() / "soo-runs" if in_job else "runs"))
+
+
+def shared(folder: Path) -> str | None:
+    """The folder's place in shared storage, if there is any."""
+    return storage.address(folder, runs_folder())
 
 
 def fingerprint(*inputs: Any) -> str:
@@ -103,13 +113,16 @@ def stage(
     """
     key = fingerprint(*inputs)
     found = read_mark(folder)
+    place = shared(folder)
     if found is not None and found.fingerprint == key:
-        return found
+        return _share(folder, place, found)
     aside = folder.with_name(f"{folder.name}.{key}.partial")
     if (finished := read_mark(aside)) is not None and finished.fingerprint == key:  # killed just before the rename
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
-        return finished
+        return _share(folder, place, finished)
+    if place and (taken := _take(place, folder, key)):
+        return taken
     if not keep_partial:
         shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True, exist_ok=True)
@@ -119,4 +132,21 @@ def stage(
     shutil.rmtree(folder, ignore_errors=True)
     write_json(aside / MARK, dataclasses.asdict(mark))
     aside.rename(folder)
+    return _share(folder, place, mark)
+
+
+def _share(folder: Path, place: str | None, mark: Mark) -> Mark:
+    if place:
+        storage.push(folder, place, MARK)
     return mark
+
+
+def _take(place: str, folder: Path, key: str) -> Mark | None:
+    """The stage from shared storage, if it is complete there for these inputs: copied aside, then renamed."""
+    aside = folder.with_name(f"{folder.name}.{key}.shared")
+    shutil.rmtree(aside, ignore_errors=True)
+    if not storage.pull(place, aside, MARK, lambda text: json.loads(text).get("fingerprint") == key):
+        return None
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    return read_mark(folder)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import cards, costs, outcome, report
-from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, stage, writable, write_json
+from pipeline import cards, costs, outcome, report, storage
+from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, shared, stage, writable, write_json
 from pipeline.config import RunConfig, to_yaml
 from stages import deception, embedded, generate, latent, pairs, train
 from stages.adapter import check_adapter
@@ -109,8 +109,10 @@ def fine_tune(config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark
     say("2/4 fine-tuning")
 
     def make(out: Path) -> dict[str, Any]:
-        made, shared = pairs_folder / "pairs", pairs_folder if pairs_folder != folder / "pairs" else None
-        adapter = train.fit(config.train, config.model, made, config.seed, out, board.actor, questions, shared)
+        made, others = pairs_folder / "pairs", pairs_folder if pairs_folder != folder / "pairs" else None
+        adapter = train.fit(
+            config.train, config.model, made, config.seed, out, board.actor, questions, others, shared(out)
+        )
         return adapter.final
 
     questions = looked_at(config)
@@ -206,6 +208,8 @@ def conclude(
     }
     report.figure(found, folder / "deception.png")
     write_json(folder / "outcome.json", found)
+    if place := shared(folder):
+        storage.push_files([folder / name for name in ("config.yaml", "deception.png", "outcome.json")], place)
     return found
 
 

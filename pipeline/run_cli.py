@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo run"""
     from pipeline import config, report, tracking
     from pipeline import run as runs
-    from pipeline.artifacts import writable
+    from pipeline.artifacts import read_mark, writable
     from pipeline.cluster import connected
     from stages.progress import following, say
 
@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> tuple[Result, str]:
     for override in arguments.overrides:
         say(f"  {override}")
     with connected(), following() as board:
-        runs.place(settings)
+        if read_mark(folder / "answers") is None:  # what is finished is scored again wherever it is
+            runs.place(settings)
         found = runs.run(settings, folder, board)
     text = [
         report.table(found),

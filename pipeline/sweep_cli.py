@@ -53,7 +53,7 @@ def register(add: Callable[..., Any]) -> None:
         "job_id, status, exit_code (the job's own, which is also this command's)",
     )  # fmt: skip
     sub.add_argument("--address", help="the cluster's job API (RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265)")
-    sub.add_argument("--storage", help="folder on the cluster for runs; with several nodes one that all of them see")
+    sub.add_argument("--storage", help="where runs are kept: s3://bucket/soo, or a folder that all nodes see")
     sub.add_argument("--env", action="append", default=[], metavar="NAME", help="variable to pass on, such as a secret")
     sub.add_argument("--no-wait", action="store_true", help="do not follow the log")
     sub.add_argument("job", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="the command, without soo")

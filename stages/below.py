@@ -33,6 +33,7 @@ class Below:
             self.kept = dict(zip(distinct, states.split([len(p) for p in distinct]), strict=True))
             return file
         self.keep(distinct)
+        folder.mkdir(parents=True, exist_ok=True)  # on another node than the driver's it is not there yet
         aside = file.with_name(f".{file.name}.{os.getpid()}")
         save_file({"states": torch.cat([self.kept[p] for p in distinct])}, aside)
         aside.rename(file)

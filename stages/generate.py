@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages import harness, mt_bench
+from stages import files, harness, mt_bench
 from stages.adapter import load_adapter
+from stages.carry import Packed, packed, unpacked
 from stages.model import ModelSettings, encode, load, load_tokenizer
 from stages.progress import Board
 from stages.resources import cpu_share
@@ -54,7 +55,7 @@ class Responder:
     def __init__(
         self,
         model: ModelSettings,
-        adapter: Path | None,
+        adapter: Path | Packed | None,
         conditions: Sequence[Condition],
         settings: GenerateSettings,
         board: Any,
@@ -67,8 +68,9 @@ class Responder:
         self.tokenizer = load_tokenizer(model)
         self.tokenizer.padding_side = "left"
         self.model = load(model)
-        if adapter is not None:
-            self.model = load_adapter(self.model, adapter, model.name)
+        with unpacked(adapter) as folder:
+            if folder is not None:
+                self.model = load_adapter(self.model, folder, model.name)
         self.model.eval()
         speaker = Speaker(self.model, self.tokenizer, settings.chat_template)
         self.answer, self.complete = speaker.answer, speaker.complete
@@ -217,12 +219,11 @@ def ask(
     data = ray.data.from_items(ordered, override_num_blocks=-(-len(ordered) // settings.batch_size))
     answered = data.map_batches(
         Responder,
-        fn_constructor_args=(model, adapter, tuple(conditions), settings, board, len(ordered)),
+        fn_constructor_args=(model, packed(adapter), tuple(conditions), settings, board, len(ordered)),
         batch_size=settings.batch_size,
         compute=ray.data.ActorPoolStrategy(size=settings.actors),
         num_cpus=settings.cpus_per_actor,
         num_gpus=settings.gpus_per_actor or None,
     )
-    # Materialised first: the actors hold every CPU, and writing needs one.
-    answered.materialize().write_parquet(str(out / "answers"))
+    files.write(answered, out / "answers")
     return Answers(out / "answers", len(ordered) * len(conditions))

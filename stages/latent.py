@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.adapter import load_adapter
+from stages.carry import Packed, packed, unpacked
 from stages.model import ModelSettings, SiteModule, decoder, encode, load, load_tokenizer, site
 from stages.objective import collate
 from stages.overlap import gap, pool
@@ -49,14 +50,15 @@ class LatentSettings(Settings):
 class Prober:
     """A Ray Data actor: looks into the model, with and without its adapter."""
 
-    def __init__(self, model: ModelSettings, adapter: Path | None, threads: int | None) -> None:
+    def __init__(self, model: ModelSettings, adapter: Path | Packed | None, threads: int | None) -> None:
         torch.set_num_threads(threads or 1)
         self.tokenizer = load_tokenizer(model)
         self.model = load(model)
         self.conditions = ["baseline"]
-        if adapter is not None:
-            self.model = load_adapter(self.model, adapter, model.name)
-            self.conditions.append("adapter")
+        with unpacked(adapter) as folder:
+            if folder is not None:
+                self.model = load_adapter(self.model, folder, model.name)
+                self.conditions.append("adapter")
         self.model.eval()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +159,7 @@ def measure(
     data = ray.data.from_items(probes, override_num_blocks=1)
     looked = data.map_batches(
         Prober,
-        fn_constructor_args=(model, adapter, cpus),
+        fn_constructor_args=(model, packed(adapter), cpus),
         batch_size=settings.batch_size,
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=cpus,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stages import ordinary
+from stages import files, ordinary
 from stages.errors import UserError
 from stages.model import ModelSettings, encode_all, load_tokenizer
 from stages.pairing import Pair, Pairing, paired_anew
@@ -263,5 +263,5 @@ def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -
         return pyarrow.Table.from_pylist(tokenise(batch.to_pylist(), model, settings.chat_template), schema)
 
     data = ray.data.from_items([vars(r) for r in rows], override_num_blocks=min(8, len(rows)))
-    data.map_batches(tokenised, batch_format="pyarrow").write_parquet(str(out / "pairs"))
+    files.write(data.map_batches(tokenised, batch_format="pyarrow"), out / "pairs")
     return Prompts(out / "pairs", dict(Counter(r.kind for r in rows)))

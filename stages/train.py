@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
+from stages import files
 from stages.adapter import LoraSettings
 from stages.behaviour import BehaviourSettings, Questions
 from stages.errors import UserError
@@ -145,14 +146,16 @@ def fit(
     board: Any = None,
     questions: Questions | None = None,
     shared: Path | None = None,
+    storage: str | None = None,
 ) -> Adapter:
     """Train an adapter on the tokenised pairs under `pairs` (Parquet) and leave it in `out`/adapter.
 
     Run again with the same `out`, it goes on from the last checkpoint. `board` is a progress board's actor; `questions`
-    are those of `settings.behaviour`; in `shared` stays what other trainings on the same pairs can use.
+    are those of `settings.behaviour`; in `shared` stays what other trainings on the same pairs can use. Checkpoints lie
+    in `out`, or in `storage`, a URI that all workers reach.
     """
-    import ray.data
     import ray.train
+    from pyarrow.fs import FileSystem
     from ray.train.torch import TorchTrainer
 
     from stages.worker import work
@@ -163,7 +166,7 @@ def fit(
 
     cpus = cpu_share(settings.workers, settings.cpus_per_worker, settings.gpus_per_worker)
     out.mkdir(parents=True, exist_ok=True)
-    rows = ray.data.read_parquet(str(pairs)).materialize()
+    rows = files.read(pairs)
     trainer = Trainer(
         work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that it passes on
         train_loop_config={
@@ -181,7 +184,7 @@ def fit(
         ),
         run_config=ray.train.RunConfig(
             name="ray",
-            storage_path=str(out.absolute()),
+            storage_path=storage or str(out.absolute()),
             failure_config=ray.train.FailureConfig(max_failures=2, controller_failure_limit=2),  # type: ignore[call-arg]
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
@@ -194,6 +197,7 @@ def fit(
     with result.checkpoint.as_directory() as folder:
         shutil.copytree(Path(folder) / "adapter", out / "adapter", dirs_exist_ok=True)
         shutil.copy(Path(folder) / "log.jsonl", out / "log.jsonl")
-    shutil.rmtree(out / "ray")  # the checkpoints have served
+    filesystem, path = FileSystem.from_uri(f"{storage}/ray" if storage else (out.absolute() / "ray").as_uri())
+    filesystem.delete_dir(path)  # the checkpoints have served
     lines = (out / "log.jsonl").read_text().splitlines()
     return Adapter(out / "adapter", out / "log.jsonl", json.loads(lines[-1]))

@@ -292,3 +292,12 @@ def test_a_real_server_holds_the_run_and_its_files(server: str, folder: Path) ->
         "adapter",
     }
     assert json.loads(Path(client.download_artifacts(run_id, "outcome.json")).read_text())["name"] == run.info.run_name
+
+
+def test_the_uri_is_the_settings_else_mlflows_own_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_open", lambda uri, _experiment: uri)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking.check(TrackingSettings(), tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert tracking.check(TrackingSettings(), tmp_path) == "http://server:5000"
+    assert tracking.check(TrackingSettings(uri="http://other:5000"), tmp_path) == "http://other:5000"
