@@ -28,7 +28,7 @@ def endpoint() -> Iterator[dict[str, str]]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     variables = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hush-hush",
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
     }  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -188,4 +188,4 @@ def test_a_run_on_another_machine_goes_on_from_s3(
         names = [i.path for i in bucket.get_file_info(fs.FileSelector(path, recursive=True))]
     assert not any("checkpoint" in n for n in names), "checkpoints have served"
     assert {n.rpartition("/")[2] for n in names} >= {"outcome.json", "config.yaml", "adapter_model.safetensors"}
-    assert "secret" not in (run / "config.yaml").read_text() + os.fspath(run)
+    assert "hush-hush" not in (run / "config.yaml").read_text() + os.fspath(run)
