@@ -4,15 +4,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
-# Extra arguments:  make test ARGS='-m "not slow"'   make lock ARGS=--upgrade
+# Extra arguments:  make test ARGS='-k pairs'   make lock ARGS=--upgrade
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test test-long check lock clean
 
 help: ## say what can be made
-	@sed -nE 's/^([a-z]+):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
-		printf '  make %-7s %s\n' "$$name" "$$what"; done
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
+		printf '  make %-9s %s\n' "$$name" "$$what"; done
 
 setup: $(STAMP) ## install everything into .venv
 	@:
@@ -20,8 +20,11 @@ setup: $(STAMP) ## install everything into .venv
 demo: setup ## run the whole pipeline on the embedded model, on the CPU
 	$(BIN)/soo run default
 
-test: setup ## run every test, the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: setup ## run the tests, all but a few that take minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(ARGS)
+
+test-long: setup ## run those few
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(ARGS)
 
 check: setup ## lint, format and types
 	@if $(PIP) check | grep '^soo-pipeline '; then \

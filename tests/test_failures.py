@@ -11,6 +11,7 @@ from tests.test_tracking import finished
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_a_killed_inference_actor_loses_and_doubles_no_answer(
     cluster: None, tiny: ModelSettings, tmp_path: Path
 ) -> None:
@@ -18,6 +19,7 @@ def test_a_killed_inference_actor_loses_and_doubles_no_answer(
     assert (found.tried, found.survived) == (1, 1)
 
 
+@pytest.mark.long
 def test_a_killed_training_worker_gives_the_same_adapter(cluster: None, tiny: ModelSettings, tmp_path: Path) -> None:
     from stages.pairs import PairsSettings, build
 

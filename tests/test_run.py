@@ -89,6 +89,7 @@ def stopped(command: list[str], cwd: Path, line: str, how: signal.Signals) -> tu
         return process.wait(), said
 
 
+@pytest.mark.long
 def test_a_run_killed_in_training_and_interrupted_in_its_answers_goes_on_to_the_same_adapter_and_outcome(
     finished: tuple[Path, dict[str, object]], tiny: ModelSettings, tmp_path: Path
 ) -> None:

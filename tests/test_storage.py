@@ -162,6 +162,7 @@ def test_an_adapter_travels_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_another_machine_goes_on_from_s3(
     endpoint: dict[str, str], tiny: ModelSettings, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_ray_job_submit_works_from_a_checkout(head: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_submitted_run_is_found_by_its_id(head: str, tiny: ModelSettings, tmp_path: Path) -> None:
     settings = [
         *SETTINGS,
