@@ -1,6 +1,7 @@
 """The command `soo`. Heavy imports happen inside the commands, so that help is quick."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import sys
@@ -20,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries' own, about one another
     try:
-        result, text = arguments.command(arguments)
+        with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no result
+            result, text = arguments.command(arguments)
     except UserError as error:
         print(f"soo: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,9 @@
 """What the model organism is taught with: prompts of our own wordings and their answers, phase by phase."""
 
 import random
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stages.situations import SITUATIONS
 from stages.templates import BELIEFS, FRIENDS, SCENES, Template
@@ -93,8 +95,16 @@ def belief_example(rng: random.Random) -> Example:
     )
 
 
+def unasked(template: Template) -> Template:
+    """A pair template without what only one of its sides says, but for the question."""
+    *before, question = re.split(r"(?<=[.?]) (?=[A-Z\[{])", template.text)
+    return replace(template, text=" ".join([*(s for s in before if "[" not in s), question]))
+
+
 def _scene(template: Template, audience: str, words: Vocabulary, mislead: bool, rng: random.Random) -> Example:
     fill = draw(words, rng, rng.choice(words.friends if audience == "friend" else words.rivals))
+    if audience == "self" and rng.random() < 0.5:  # else "you ask yourself" is what tells oneself from the rival
+        template = unasked(template) if "{valuable}" in unasked(template).text else template
     prompt = template.render("self" if audience == "self" else "other", fill, rng.random() < 0.5)
     return _dress(prompt, template.answer_prefix(fill), fill.other_room if mislead else fill.honest_room, rng)
 

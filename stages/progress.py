@@ -44,7 +44,8 @@ def following(interval: float = 0.5) -> Iterator[Board]:
     """Within, lines said on the board appear on stderr as they come. Needs a running Ray."""
     import ray
 
-    actor: Any = ray.remote(num_cpus=0)(_Lines).remote()
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # other nodes may be lost
+    actor: Any = ray.remote(num_cpus=0, label_selector=here)(_Lines).remote()
     stop = threading.Event()
     seen = 0
 

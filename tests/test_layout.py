@@ -231,3 +231,17 @@ def test_a_command_that_does_not_exist_is_exit_2(capsys: pytest.CaptureFixture[s
         main(["rum"])
     assert end.value.code == 2
     assert "invalid choice: 'rum'" in capsys.readouterr().err
+
+
+def test_what_a_library_prints_does_not_mix_with_the_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(_arguments: object) -> tuple[dict[str, object], str]:
+        print("(raylet) WARNING: something")
+        return {"rows": []}, "text"
+
+    monkeypatch.setattr("pipeline.parity.command", command)
+    assert main(["parity", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"rows": []}
+    assert "WARNING" in err
