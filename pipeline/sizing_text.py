@@ -53,4 +53,5 @@ def _time(found: Mapping[str, Any]) -> list[str]:
         if found["cost"] is None
         else f"costs about {found['cost']:.2f}"
     )
-    return [f"about {hours:.2g} hours{many} at most, loading not counted, within a factor of three; {cost}"]
+    time = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} min"
+    return [f"about {time}{many} at most, loading not counted, within a factor of three; {cost}"]

@@ -90,12 +90,13 @@ def stopped(command: list[str], cwd: Path, line: str, how: signal.Signals) -> tu
 
 
 @pytest.mark.long
-def test_a_run_killed_in_training_and_interrupted_in_its_answers_goes_on_to_the_same_adapter_and_outcome(
+def test_a_run_killed_in_every_stage_goes_on_to_the_same_adapter_and_outcome(
     finished: tuple[Path, dict[str, object]], tiny: ModelSettings, tmp_path: Path
 ) -> None:
     folder, printed = finished
     command = [sys.executable, "-m", "pipeline", "run", "default", f"model.name={tiny.name}", *SETTINGS, "--json"]
-    assert stopped(command, tmp_path, f"train 8/{STEPS}", signal.SIGKILL)[0] == -signal.SIGKILL
+    for line in ("1/4 pairs", f"train 8/{STEPS}"):
+        assert stopped(command, tmp_path, line, signal.SIGKILL)[0] == -signal.SIGKILL
     (run,) = (tmp_path / "runs").glob("default-*")
     assert not (run / "train" / "done.json").exists()
     pairs_made = (run / "pairs" / "done.json").stat().st_mtime_ns
@@ -107,6 +108,8 @@ def test_a_run_killed_in_training_and_interrupted_in_its_answers_goes_on_to_the_
     trained = (run / "train" / "done.json").stat().st_mtime_ns
     steps = [json.loads(line)["step"] for line in (run / "train" / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1)), "a step is missing, or there twice"
+    for line in ("answers ", "looking into the model", "4/4 outcome"):
+        assert stopped(command, tmp_path, line, signal.SIGKILL)[0] == -signal.SIGKILL
     done = soo(*command[3:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "train " not in done.stderr
