@@ -208,7 +208,9 @@ def organism(name: str) -> Finding:
     """The adapter that makes the default recipe's model."""
     weights = embedded.ORGANISM_ADAPTER / "adapter_model.safetensors"
     if not weights.is_file():
-        return Finding(name, False, f"no adapter in {weights.parent}", "make it again: soo organism (about an hour)")
+        return Finding(
+            name, False, f"no adapter in {weights.parent}", "make it again: soo organism (an hour and a quarter)"
+        )
     return Finding(name, True, f"its adapter, {weights.stat().st_size / 2**20:.1f} MiB", "")
 
 

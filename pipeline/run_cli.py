@@ -29,7 +29,7 @@ def register(add: Callable[..., Any]) -> None:
     options.subject(sub, "evaluation settings", "the answers (default: runs/evaluate-<fingerprint>)")
 
     sub = add(
-        "organism", organism, "make the embedded model organism again (about an hour), and ask it",
+        "organism", organism, "make the embedded model organism again (an hour and a quarter), and ask it",
         "soo organism --steps 2 --items 4 --out /tmp/organism",
         "what outcome.json holds (docs/outcome.md), and organism (bytes, held_out_chat_kl in nats a token)",
     )  # fmt: skip
