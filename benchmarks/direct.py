@@ -41,6 +41,7 @@ def fit(
     board: Any = None,
     questions: Questions | None = None,
     shared: Path | None = None,
+    storage: str | None = None,
 ) -> Adapter:
     """stages.train.fit"""
     return train(begun(settings, model, folder, seed, questions, shared), out)
