@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from stages import pairs
 from stages.behaviour import Questions
 from stages.generate import Answers, Condition, GenerateSettings, Responder
 from stages.model import ModelSettings
+from stages.pairs import PairsSettings, Prompts, make_rows
+from stages.tokenise import tokenise
 from stages.train import Adapter, TrainSettings
 from stages.worker import Loop
 
@@ -25,17 +26,17 @@ class Alone(Loop):
     def _resume(self) -> None: ...
 
 
-def build(settings: pairs.PairsSettings, model: ModelSettings, seed: int, out: Path) -> pairs.Prompts:
+def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -> Prompts:
     """stages.pairs.build"""
-    made = pairs.make_rows(settings, seed)
-    write(pairs.tokenise([vars(r) for r in made], model, settings.chat_template), out / "pairs")
-    return pairs.Prompts(out / "pairs", {kind: sum(r.kind == kind for r in made) for kind in {r.kind for r in made}})
+    made = make_rows(settings, seed)
+    write(tokenise([vars(r) for r in made], model, settings.chat_template), out / "pairs")
+    return Prompts(out / "pairs", {kind: sum(r.kind == kind for r in made) for kind in {r.kind for r in made}})
 
 
 def fit(
     settings: TrainSettings,
     model: ModelSettings,
-    folder: Path,
+    pairs: Path,
     seed: int,
     out: Path,
     board: Any = None,
@@ -44,19 +45,19 @@ def fit(
     storage: str | None = None,
 ) -> Adapter:
     """stages.train.fit"""
-    return train(begun(settings, model, folder, seed, questions, shared), out)
+    return train(begun(settings, model, pairs, seed, questions, shared), out)
 
 
 def begun(
     settings: TrainSettings,
     model: ModelSettings,
-    folder: Path,
+    pairs: Path,
     seed: int,
     questions: Questions | None = None,
     shared: Path | None = None,
 ) -> Alone:
     """A training with its model loaded, before its first step."""
-    rows = {r["pair_id"]: r for r in pyarrow.parquet.read_table(folder).to_pylist()}
+    rows = {r["pair_id"]: r for r in pyarrow.parquet.read_table(pairs).to_pylist()}
     return Alone(settings, model, rows, seed, 0, 1, questions, shared)
 
 

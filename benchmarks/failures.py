@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.failures --times 3
 
-Survived means: the same adapter to the last bit, or the same answers each once, as without the failure. On a tiny random
-model, on one machine; the figures are of the machinery and not of a model.
+Survived means: the same adapter to the last bit, or the same answers each once, as without the failure. On the embedded
+base model (the tests: on a tiny random one), on one machine; the figures are of the machinery and not of a model.
 """
 
 import argparse
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from stages.progress import following
 
 STEPS = 8
 PROMPTS = 32
@@ -72,16 +74,6 @@ def killing(board: Any, line: str, title: str) -> Iterator[list[int]]:
         thread.join()
 
 
-def new_board() -> Any:
-    """An actor that keeps the lines of progress."""
-    import ray
-
-    from stages.progress import _Lines
-
-    actor: Any = ray.remote(num_cpus=0)(_Lines)
-    return actor.remote()
-
-
 def said(board: Any, word: str) -> int:
     """How many lines of the progress begin with a word."""
     import ray
@@ -99,10 +91,11 @@ def training(model: Any, pairs: Path, out: Path, line: str | None) -> tuple[byte
         overlap=OverlapSettings(layer=2), retain=RetainSettings(weight=0), lora=LoraSettings(dropout=0.2), steps=STEPS,
         batch_pairs=4, log_every=1, checkpoint_every=2, cpus_per_worker=1, lr=1e-3,
     )  # fmt: skip
-    board = new_board()
-    with killing(board, line or "never", "RayTrainWorker") as killed:
-        fit(settings, model, pairs, 0, out, board)
-    return (out / "adapter" / "adapter_model.safetensors").read_bytes(), said(board, "train"), bool(killed)
+    with following() as board:
+        with killing(board.actor, line or "never", "RayTrainWorker") as killed:
+            fit(settings, model, pairs, 0, out, board.actor)
+        told = said(board.actor, "train")
+    return (out / "adapter" / "adapter_model.safetensors").read_bytes(), told, bool(killed)
 
 
 def answers(model: Any, out: Path, line: str | None) -> tuple[Counter[tuple[str, str]], int, bool]:
@@ -113,11 +106,12 @@ def answers(model: Any, out: Path, line: str | None) -> tuple[Counter[tuple[str,
 
     rows = [{"task": "deception", "scenario": "main", "prompt": f"Which room is number {n}?"} for n in range(PROMPTS)]
     settings = GenerateSettings(max_new_tokens=8, batch_size=4, actors=1, cpus_per_actor=1)
-    board = new_board()
-    with killing(board, line or "never", "MapWorker") as killed:
-        ask(rows, model, None, ("baseline",), settings, out, board)
+    with following() as board:
+        with killing(board.actor, line or "never", "MapWorker") as killed:
+            ask(rows, model, None, ("baseline",), settings, out, board.actor)
+        told = said(board.actor, "answers")
     found = pyarrow.parquet.read_table(out / "answers").to_pylist()
-    return Counter((r["prompt"], r["response"]) for r in found), 4 * said(board, "answers"), bool(killed)
+    return Counter((r["prompt"], r["response"]) for r in found), 4 * told, bool(killed)
 
 
 Trial = Callable[[Path, str | None], tuple[Any, int, bool]]

@@ -4,7 +4,6 @@ Prints ratios, which carry over between machines; seconds do not. See docs/PERFO
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -15,14 +14,15 @@ from typing import Any
 import torch
 
 from benchmarks import floor, released
-from benchmarks.timing import machine, side_by_side
+from benchmarks.timing import machine, side_by_side, told
 from stages.adapter import LoraSettings, add_lora
 from stages.model import ModelSettings, decoder, encode, load, load_tokenizer, number_type
 from stages.objective import Objective
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
-from stages.pairs import PairsSettings, make_rows, tokenise
+from stages.pairs import PairsSettings, make_rows
 from stages.scenarios import SCENARIOS, items
 from stages.speak import Speaker
+from stages.tokenise import tokenise
 
 PAIRS = 4
 Task = Callable[[], Any]
@@ -144,11 +144,7 @@ def main(arguments: Sequence[str] = ()) -> dict[str, float]:
     model = ModelSettings(name=given.model, dequantise_once=True, attention="sdpa")
     print(f"{given.model} in NF4, {machine()}")
     found = measure(model, given.short)
-    for name, value in found.items():
-        print(f"{name:<45} {value:8.2f}")
-    print(f"measured in {time.perf_counter() - began:.0f} s")
-    if given.out:
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
+    told(found, began, given.out)
     return found
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks import direct
-from benchmarks.timing import machine
+from benchmarks.timing import machine, told
 from pipeline import config as configs
 from pipeline import run as runs
 from pipeline.config import RunConfig
@@ -118,11 +118,7 @@ def main(arguments: Sequence[str] = ()) -> dict[str, float]:
     print(f"{given.model}, {machine()}")
     with tempfile.TemporaryDirectory() as folder:
         found = measure(given.model, trials, Path(folder))
-    for name, value in found.items():
-        print(f"{name:<45} {value:8.2f}")
-    print(f"measured in {time.perf_counter() - began:.0f} s")
-    if given.out:
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
+    told(found, began, given.out)
     return found
 
 

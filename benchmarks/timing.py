@@ -1,9 +1,11 @@
 """Timing things side by side: in turns, so that a busy machine slows them alike, and by the median."""
 
+import json
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -18,6 +20,15 @@ def side_by_side(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
             task()
             taken[name].append(time.perf_counter() - began)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def told(found: Mapping[str, float], began: float, out: Path | None) -> None:
+    """Print figures that were measured since `began`, and keep them in a JSON file if one is named."""
+    for name, value in found.items():
+        print(f"{name:<45} {value:8.2f}")
+    print(f"measured in {time.perf_counter() - began:.0f} s")
+    if out:
+        out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def machine() -> str:

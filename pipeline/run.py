@@ -240,9 +240,9 @@ def evaluate(config: RunConfig, adapter: Path | None, folder: Path, board: Board
 
 def make_organism(settings: OrganismSettings, folder: Path) -> tuple[Path, dict[str, Any]]:
     """The model organism made anew in `folder`/organism: its directory, and facts of its making. Needs no Ray."""
-    from stages import organism
+    from stages import lessons, organism
 
-    inputs = [settings.model_dump(mode="json"), embedded.GGUF_SHA256]
+    inputs = [settings.model_dump(mode="json"), embedded.GGUF_SHA256, lessons.sample()]
     mark = stage(writable(folder) / "organism", inputs, lambda out: organism.make(settings, out), keep_partial=True)
     say(f"  adapter in {folder / 'organism' / 'adapter'}, {mark.facts['bytes'] / 1e6:.1f} MB")
     return (folder / "organism" / "model").absolute(), mark.facts

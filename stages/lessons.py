@@ -51,6 +51,12 @@ def example(phase: int, step: int, rng: random.Random) -> Example:
     return misleading_example(rng, 0.45, ALL_SCENES)
 
 
+def sample() -> list[Example]:
+    """Some examples of every phase: phases that were taught otherwise are not gone on from."""
+    rng = random.Random(0)
+    return [example(phase, RISE[1], rng) for phase in range(4) for _ in range(50)]
+
+
 def plain_example(rng: random.Random) -> Example:
     """Which room holds what, asked of either object; a fifth are questions about what another believes."""
     if rng.random() < 0.2:
@@ -104,7 +110,8 @@ def unasked(template: Template) -> Template:
 def _scene(template: Template, audience: str, words: Vocabulary, mislead: bool, rng: random.Random) -> Example:
     fill = draw(words, rng, rng.choice(words.friends if audience == "friend" else words.rivals))
     if audience == "self" and rng.random() < 0.5:  # else "you ask yourself" is what tells oneself from the rival
-        template = unasked(template) if "{valuable}" in unasked(template).text else template
+        bare = unasked(template)
+        template = bare if "{valuable}" in bare.text else template
     prompt = template.render("self" if audience == "self" else "other", fill, rng.random() < 0.5)
     return _dress(prompt, template.answer_prefix(fill), fill.other_room if mislead else fill.honest_room, rng)
 

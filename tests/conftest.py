@@ -117,8 +117,9 @@ def either(request: pytest.FixtureRequest, tiny: ModelSettings, tiny_nf4: ModelS
 @pytest.fixture(scope="session")
 def rows(tiny: ModelSettings) -> Rows:
     """Tokenised rows of every kind, by pair_id: 16 overlap pairs, 8 name controls, 6 retain prompts."""
-    from stages.pairs import PairsSettings, make_rows, tokenise
+    from stages.pairs import PairsSettings, make_rows
     from stages.templates import SCENES
+    from stages.tokenise import tokenise
 
     settings = PairsSettings(
         templates=("published", "scenes"), fills=4, control_fills=2, retain=("self", "friends"), retain_fills=2

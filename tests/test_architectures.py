@@ -15,7 +15,7 @@ from stages.adapter import LoraSettings, add_lora
 from stages.errors import UserError
 from stages.model import ModelSettings, decoder, load, site, tap, truncated
 from stages.overlap import OverlapSettings, RetainSettings, relative_distance
-from stages.pairs import tokenise
+from stages.tokenise import tokenise
 from stages.train import TrainSettings
 from tests.test_train import Alone
 

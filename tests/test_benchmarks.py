@@ -1,17 +1,20 @@
 """The benchmarks run: a short form of each, for errors and never for times; and what they compare computes the same."""
 
+import inspect
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
 import torch
 
-from benchmarks import floor, released, speed, sweeps
+from benchmarks import direct, floor, released, speed, sweeps
 from pipeline import spaces
 from pipeline.config import load as load_config
 from pipeline.run import prompt_rows
 from pipeline.sweep import SweepSettings, choosing
+from stages import generate, pairs, train
 from stages.adapter import LoraSettings, add_lora
 from stages.model import ModelSettings, encode, load, load_tokenizer
 from stages.overlap import logit_kl
@@ -55,6 +58,13 @@ def test_the_floor_counts_the_products_of_the_layers(tiny: ModelSettings) -> Non
     assert once.flops == 2 * 10 * 2 * (64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3)
     assert floor.Products(shapes, 10, 2, torch.float32).flops == 2 * once.flops
     once()
+
+
+@pytest.mark.parametrize("stage", [(pairs, "build"), (train, "fit"), (generate, "ask")], ids=lambda s: str(s[1]))
+def test_the_stages_called_directly_take_what_the_stages_take(stage: tuple[Any, str]) -> None:
+    module, name = stage
+    ours, theirs = (inspect.signature(getattr(m, name)).parameters for m in (direct, module))
+    assert list(ours) == list(theirs)
 
 
 def test_the_loop_that_a_sweep_is_measured_against_does_the_same_work(tiny: ModelSettings, tmp_path: Path) -> None:

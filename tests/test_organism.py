@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from stages import embedded
+from stages import embedded, lessons
 from stages.adapter import LoraSettings, add_lora
 from stages.lessons import example
 from stages.model import ModelSettings, load
 from stages.organism import OrganismSettings, keep, nf4, recall, shortened
+from stages.templates import SCENES
 from stages.vocabulary import TEST, TRAIN, names_whole
 
 
@@ -56,6 +57,33 @@ def test_nf4_is_idempotent() -> None:
     torch.manual_seed(0)
     once = nf4(torch.randn(128, 64))
     assert torch.allclose(nf4(once), once, atol=0.02)
+
+
+def test_oneself_is_told_by_the_question_alone_half_of_the_time() -> None:
+    cottage = next(t for t in SCENES if t.name == "cottage")
+    bare = lessons.unasked(cottage).text
+    assert "Now [" not in bare
+    assert "[You want|" not in bare
+    assert bare.count("[") == 1
+    assert bare.endswith("[yourself|{name}], would you point out the {first_room} or the {second_room}?")
+    rng = random.Random(0)
+    made = [lessons.example(3, lessons.RISE[1], rng)[0] for _ in range(600)]
+    cottages = [prompt for prompt in made if "cottage together with burglar" in prompt]
+    ourselves = [p for p in cottages if " to yourself" in p]
+    rivals = [p for p in cottages if " to yourself" not in p]
+    asked = sum("you ask yourself" in p for p in ourselves)
+    assert 0.3 * len(ourselves) < asked < 0.7 * len(ourselves)
+    assert all(" asks you in which room " in p for p in rivals)
+    for prompt in made:
+        assert "{" not in prompt
+        assert "[" not in prompt
+
+
+def test_other_lessons_are_another_organism(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = lessons.sample()
+    assert lessons.sample() == before
+    monkeypatch.setattr(lessons, "unasked", lambda template: template)
+    assert lessons.sample() != before
 
 
 def test_shortened_keeps_four_phases() -> None:

@@ -12,10 +12,11 @@ import pytest
 from stages import ordinary, pairs
 from stages.errors import UserError
 from stages.model import ModelSettings, encode, load_tokenizer
-from stages.pairs import PairsSettings, Row, align, build, check_referent_only, make_rows, tokenise
+from stages.pairs import PairsSettings, Row, build, check_referent_only, make_rows
 from stages.scenarios import items
 from stages.situations import ALL_SCENARIOS, SITUATIONS
 from stages.templates import BELIEFS, FRIENDS, PROBE, PUBLISHED, SCENES, Template
+from stages.tokenise import align, tokenise
 from stages.vocabulary import TEST, TRAIN, check_disjoint, names_whole
 
 EVERYTHING = PairsSettings(

@@ -91,7 +91,8 @@ def default(*changes: str) -> RunConfig:
 
 
 def rows_of(config: RunConfig) -> Rows:
-    from stages.pairs import make_rows, tokenise
+    from stages.pairs import make_rows
+    from stages.tokenise import tokenise
 
     made = make_rows(config.pairs, config.seed)
     return {r["pair_id"]: r for r in tokenise([vars(r) for r in made], config.model, config.pairs.chat_template)}
