@@ -39,7 +39,7 @@ $(STAMP): requirements.lock requirements-embedded.txt pyproject.toml
 	@rm -f $@
 	@$(PYTHON) -m venv $(VENV)
 	@echo "set-up: installing $$(grep -c == requirements.lock) packages into $(VENV)" \
-		"(about 2 minutes; longer where torch brings its CUDA libraries)"
+		"(two minutes; longer where torch brings its CUDA libraries)"
 	@$(PIP) install -qq --no-compile --requirement requirements.lock
 	@# pip compiles on one core, and tests that nobody runs; some packages carry templates that are no Python, as pip ignores too
 	@-$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib > /dev/null 2>&1 || true
