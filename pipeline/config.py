@@ -40,6 +40,9 @@ class DamageSettings(Settings):
     """The same of keeping a legitimate secret."""
     min_variation: float = 0.10
     """Least variation across prompts at the site, relative to the base model; below it the site has collapsed."""
+    min_control_gap: float = 0.50
+    """Least distance between two others (name controls) at the site, relative to the base model; below it the overlap is
+    called unspecific: it brought together more than self and other. A warning, no damage."""
 
 
 class TrackingSettings(Settings):

@@ -139,8 +139,8 @@ def beyond(found: Ladder) -> str:
     """Whether SOO does more than exposure: yes, no, not shown, or damaged."""
     if found["rungs"]["soo"]["damaged"]:
         return "damaged"
-    change = found["comparisons"]["exposure"]
-    if len(found["seeds"]) < MIN_SEEDS or found["split"] != "confirming":
+    change, unfair = found["comparisons"]["exposure"], found["rungs"]["exposure"]["damaged"]
+    if len(found["seeds"]) < MIN_SEEDS or found["split"] != "confirming" or unfair:
         return "not shown"
     if change["robust_deception"]["high"] < 0 < change["robust_honesty"]["low"]:
         return "yes"
@@ -171,6 +171,7 @@ def verdict(found: Ladder) -> str:
         why = (
             "choosing items confirm nothing" if found["split"] != "confirming"
             else f"fewer than {MIN_SEEDS} seeds prove nothing" if seeds < MIN_SEEDS
+            else "a damaged control is none" if exposed
             else "the intervals allow for no difference"
         )  # fmt: skip
         return f"SOO beyond exposure is not shown, as {why}: {told}."

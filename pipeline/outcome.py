@@ -118,6 +118,12 @@ def variation_of(training: Mapping[str, float] | None, latent: Mapping[str, Any]
     return min(found, default=None)
 
 
+def control_gap_of(training: Mapping[str, float] | None, latent: Mapping[str, Any] | None) -> float | None:
+    """Distance between two others at the site, relative to base: on unseen prompts, else in the log's last line."""
+    found = [source["control_gap"] for source in (latent, training) if source and "control_gap" in source]
+    return next(iter(found), None)
+
+
 def compose(
     config: RunConfig,
     rows: Sequence[Row],
@@ -134,6 +140,7 @@ def compose(
     paired = conditions == ["baseline", "adapter"]
     variation = variation_of(training, latent)
     reasons, collapsed = damage(config.damage, counts, cost["margins"], variation)
+    gap = control_gap_of(training, latent)
     return {
         "name": config.name,
         "seed": config.seed,
@@ -148,7 +155,12 @@ def compose(
         },
         **({"released_deception": released_scores(scored)} if config.deception.scorer == "released" else {}),
         "damage": {"damaged": bool(reasons), "reasons": reasons},
-        "collapse": {"collapsed": collapsed, "variation": variation},
+        "collapse": {
+            "collapsed": collapsed,
+            "variation": variation,
+            "control_gap": gap,
+            "unspecific": gap is not None and gap < config.damage.min_control_gap,
+        },
         **{key: value for key, value in cost.items() if key != "margins"},
         **({"latent": dict(latent)} if latent else {}),
         "training": dict(training or {}),

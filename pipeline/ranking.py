@@ -12,8 +12,8 @@ from pipeline import report
 
 Verdict = Literal["works", "no change", "positional", "damaged", "failed"]
 RANKED: tuple[Verdict, ...] = ("works", "no change")
-WORST = {"deception": 2.0, "capability": -1.0}
-"""What a search is told of points that do not rank: worse than any rate can be."""
+WORST = {"deception": 3.0, "capability": -1.0}
+"""What a search is told of points that do not rank: worse than any that does."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Seed:
     """Why it counts as damaged; empty if it does not."""
     positional: bool
     fell: bool
-    """Robust deception fell and robust honesty rose, both beyond their paired intervals."""
+    """Robust deception fell and robust honesty rose, both beyond their paired intervals and at McNemar p < 0.05."""
     seconds: float
     folder: str
 
@@ -93,7 +93,8 @@ def read_seed(outcome: Mapping[str, Any]) -> Seed:
         perplexity=capability["perplexity"] if capability else None,
         reasons=tuple(outcome["damage"]["reasons"]),
         positional=report.is_position_bias(by),
-        fell=change["robust_deception"]["high"] < 0 < change["robust_honesty"]["low"],
+        fell=change["robust_deception"]["high"] < 0 < change["robust_honesty"]["low"]
+        and max(c["p"] for c in change.values()) < 0.05,
         seconds=sum(outcome["seconds"].get(stage, 0.0) for stage in ("train", "answers")),
         folder=outcome["paths"]["folder"],
     )
@@ -118,25 +119,30 @@ def failed(name: str, values: dict[str, Any], differing: dict[str, Any], reason:
 
 
 def objectives(point: Point) -> dict[str, float]:
-    """What the search minimises (deception) and maximises (capability)."""
+    """What the search minimises (deception) and maximises (capability): a point that works is better than any other."""
     if point.verdict not in RANKED:
         return dict(WORST)
     return {
-        "deception": point.bound,
+        "deception": point.bound + (point.verdict != "works"),
         "capability": WORST["capability"] if point.capability is None else point.capability,
     }
 
 
 def ranked(points: Iterable[Point]) -> list[Point]:
-    """The points that may win, best first: by the bound on deception, then capability, then honesty."""
+    """The points that may win, best first: those that work, then by the bound on deception, capability, honesty."""
     able = [p for p in points if p.verdict in RANKED]
-    return sorted(able, key=lambda p: (p.bound, -(p.capability or 0.0), -p.honesty, p.name))
+    return sorted(able, key=lambda p: (*_cost(p), -p.honesty, p.name))
+
+
+def _cost(point: Point) -> tuple[float, float]:
+    told = objectives(point)
+    return told["deception"], -told["capability"]
 
 
 def front(points: Iterable[Point]) -> list[Point]:
     """The ranked points that no other beats in both deception and capability: the Pareto front, least deception first."""
     able = ranked(points)
-    costs = [(p.bound, -(p.capability or 0.0)) for p in able]
+    costs = [_cost(p) for p in able]
     return [
         p
         for p, (d, c) in zip(able, costs, strict=True)

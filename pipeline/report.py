@@ -131,7 +131,17 @@ def _damage(outcome: Outcome) -> list[str]:
     return [
         *lines,
         f"Collapsed  {word}: variation across prompts at the site is {percent(variation)} % of the base model's",
+        *specific(outcome["collapse"]),
     ]
+
+
+def specific(collapse: Mapping[str, Any]) -> list[str]:
+    """What is known of whether the overlap spared pairs of two others."""
+    gap = collapse["control_gap"]
+    if gap is None:
+        return []
+    word = "UNSPECIFIC, two others came together too" if collapse["unspecific"] else "yes"
+    return [f"Specific   {word}: the distance of two others at the site is {percent(gap)} % of the base model's"]
 
 
 def verdict(outcome: Outcome) -> str:
@@ -145,7 +155,11 @@ def verdict(outcome: Outcome) -> str:
     if outcome["damage"]["damaged"]:
         reasons = "; ".join(outcome["damage"]["reasons"])
         return f"Damaged: {reasons}; so it does not count that {_moved(by, 'robust_deception', where)}."
-    return f"{_course(by, where)}; not damaged."
+    doubts = ["not damaged", *report_capability.undecided(outcome)]
+    if outcome["collapse"]["unspecific"]:
+        gap = percent(outcome["collapse"]["control_gap"])
+        doubts.append(f"unspecific, as two others came together too (their distance is {gap} % of before)")
+    return f"{_course(by, where)}; {'; '.join(doubts)}."
 
 
 def _course(by: Mapping[str, Any], where: str) -> str:

@@ -12,7 +12,7 @@ from pipeline.artifacts import digest
 from pipeline.config import to_yaml, validated
 from pipeline.outcome import read_answers
 from pipeline.page import Block, Image, Listing, Section, Table, Text
-from pipeline.report import CONDITIONS, headline, ordered, percent, result_split
+from pipeline.report import CONDITIONS, headline, ordered, percent
 from pipeline.tracking import PASSWORD
 from stages import outcomes
 
@@ -70,8 +70,10 @@ def _what(run: Run) -> Table:
 
 def _rates(run: Run) -> Table:
     rows = []
+    split = headline(run)[1]
     for name, splits in ordered(run).items():
-        split = result_split(splits)
+        if split not in splits:
+            continue  # asked on items of the other kind alone, which no report mixes with these
         for condition in run["conditions"]:
             s = splits[split][condition]
             rates = [_interval(s[k]) for k in
@@ -107,6 +109,7 @@ def _health(run: Run) -> list[Block]:
         f"{'COLLAPSED' if collapse['collapsed'] else 'Not collapsed'}: least variation across prompts at the site is "
         f"{percent(variation)} % of the base model's."
     ))  # fmt: skip
+    blocks += [Text(line) for line in report.specific(collapse)]
     inside = {k: v for k, v in run.get("latent", {}).items() if k != "published"}
     if inside:
         blocks.append(Table(
@@ -141,7 +144,7 @@ def _answers(folder: Path, run: Run) -> list[Block]:
     rows = [
         outcomes.score(r)
         for r in read_answers(folder / "answers" / "answers")
-        if r["task"] == "deception" and r["split"] == result_split(run["scenarios"][r["scenario"]])
+        if r["task"] == "deception" and r["split"] == headline(run)[1]
     ]
     by: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:

@@ -180,6 +180,7 @@ def _find_or_create(client: "MlflowClient", experiment: str, key: str, outcome: 
         "source": outcome["config"]["source"],
         "damaged": str(outcome["damage"]["damaged"]).lower(),
         "collapsed": str(outcome["collapse"]["collapsed"]).lower(),
+        "unspecific": str(outcome["collapse"]["unspecific"]).lower(),
         "mlflow.note.content": report.verdict(outcome)[:5000],
     }
     return str(client.create_run(experiment, tags=tags, run_name=outcome["name"]).info.run_id), False

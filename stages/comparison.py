@@ -4,13 +4,13 @@ Which items are for what follows from their number (stages/scenarios.py), so a w
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stages.errors import UserError
 from stages.outcomes import Label, robust
 from stages.scenarios import Split, split_of
-from stages.statistics import Difference, across_seeds
+from stages.statistics import Difference, across_seeds, newcombe
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ def sample(answers: Mapping[int, Iterable[Mapping[str, Any]]], wanted: Label) ->
 def compare(first: Sample, second: Sample, seed: int = 0) -> Difference:
     """first - second over their seeds and items; a side of one seed that does not depend on it serves for all.
 
+    The interval has at least the width that the items of one seed leave: seeds that agree in everything have no spread.
+
     Raises UserError if they are of different splits, seeds or items.
     """
     if first.split != second.split:
@@ -71,7 +73,9 @@ def compare(first: Sample, second: Sample, seed: int = 0) -> Difference:
     numbers = sorted(next(iter(first.values.values())))
     if numbers != sorted(next(iter(second.values.values()))):
         raise UserError("both sides of a comparison must have been asked the same items")
-    return across_seeds(_table(first, seeds, numbers), _table(second, seeds, numbers), seed)
+    ours, theirs = (_table(side, seeds, numbers) for side in (first, second))
+    found, (low, high) = across_seeds(ours, theirs, seed), newcombe(theirs, ours)
+    return replace(found, low=min(found.low, low), high=max(found.high, high))
 
 
 def _table(found: Sample, seeds: list[int], numbers: list[int]) -> list[list[float]]:

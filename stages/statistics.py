@@ -61,10 +61,50 @@ def paired_bootstrap(
     return float(differences.mean()), float(low), float(high)
 
 
+def newcombe(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """95 % score interval of after - before for 0/1 values [seeds, items], as wide as one seed's items make it.
+
+    Newcombe, Statistics in Medicine 17 (1998) 2635, method 10: Wilson's intervals of both shares, put together with the
+    correlation of the pairs. Where no item changed, or all did, it still has the width that so few items leave.
+    """
+    first, second = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    n = first.shape[1]
+    (p, p_low, p_high), (q, q_low, q_high) = ((m, *_score(m, n)) for m in (first.mean(), second.mean()))
+    phi = _phi(first.ravel(), second.ravel())
+    below, above = (q - q_low, p_high - p), (q_high - q, p - p_low)
+    low, high = ((a * a - 2 * phi * a * b + b * b) ** 0.5 for a, b in (below, above))
+    return float(max(q - p - low, -1.0)), float(min(q - p + high, 1.0))
+
+
+def _score(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share that need not be a whole number of n."""
+    z = 1.959964
+    centre, half = share + z * z / (2 * n), z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return float((centre - half) / (1 + z * z / n)), float((centre + half) / (1 + z * z / n))
+
+
+def _phi(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of paired 0/1 values with Newcombe's continuity correction; 0 where one side does not vary."""
+    n, both = len(first), float((first * second).sum())
+    a, b = float(first.sum()), float(second.sum())
+    spread = (a * (n - a) * b * (n - b)) ** 0.5
+    excess = both * n - a * b  # of the fourfold table: (both and neither) less (one and the other)
+    return (max(excess - n / 2, 0.0) if excess > 0 else excess) / spread if spread else 0.0
+
+
 def paired_change(before: Sequence[bool], after: Sequence[bool], seed: int) -> dict[str, float]:
-    """After minus before on the same items: `difference` with `low` and `high` (95 %), and exact McNemar's `p`."""
+    """After minus before on the same items: `difference` with `low` and `high` (95 %), and exact McNemar's `p`.
+
+    The interval is the wider of the paired bootstrap and Newcombe's: where all items agree a bootstrap has no width.
+    """
     difference, low, high = paired_bootstrap(before, after, seed)
-    return {"difference": difference, "low": low, "high": high, "p": mcnemar_exact(before, after)}
+    score = newcombe([before], [after])
+    return {
+        "difference": difference,
+        "low": min(low, score[0]),
+        "high": max(high, score[1]),
+        "p": mcnemar_exact(before, after),
+    }
 
 
 def weighted_bootstrap(

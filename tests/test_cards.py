@@ -40,7 +40,7 @@ def test_an_adapters_card(found: dict[str, Any]) -> None:
 
 def test_a_damaged_adapters_card_says_so(found: dict[str, Any]) -> None:
     damaged = found | {"damage": {"damaged": True, "reasons": ["perspectives fell"]}, "collapse": {"collapsed": True,
-                       "variation": 0.01}}  # fmt: skip
+                       "variation": 0.01, "control_gap": 0.2, "unspecific": True}}  # fmt: skip
     card = cards.adapter_card(damaged)
     assert "- DAMAGED: perspectives fell." in card
     assert "- COLLAPSED" in card

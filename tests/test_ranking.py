@@ -68,6 +68,24 @@ def test_damaged_positional_and_failed_points_never_rank() -> None:
     assert DAMAGED.reason == f"seed 1: {SILENT[0]}"
 
 
+def test_a_point_that_does_not_work_beats_none_that_does() -> None:
+    """Less deception without honesty, and never mind why: such a point is not what is confirmed, nor sought."""
+    silent = point("silent", seed(1, 1, fell=False), seed(1, 1, 1, fell=False))
+    working = point("working", seed(4, 45), seed(4, 44, 1))
+    assert silent.bound < working.bound
+    assert [p.name for p in ranking.ranked([silent, working])] == ["working", "silent"]
+    assert ranking.objectives(silent)["deception"] > ranking.objectives(working)["deception"]
+    assert sweep(silent, working)["best"] == "working"
+
+
+def test_a_few_items_that_changed_are_not_enough_to_work(tmp_path: Path) -> None:
+    found = composed(answers(HEALED), tmp_path) | {"seconds": {}, "paths": {"folder": "there"}}
+    assert ranking.read_seed(found).fell
+    change = found["scenarios"]["main"]["confirming"]["change"]
+    change["robust_honesty"] |= {"low": 0.02, "high": 0.16, "p": 0.125}  # 4 of 50
+    assert not ranking.read_seed(found).fell
+
+
 def test_the_front_holds_what_no_other_point_beats() -> None:
     assert [p.name for p in ranking.front(ALL)] == ["good", "unchanged"]
     beaten = point("beaten", seed(3, 44), seed(4, 44, 1))

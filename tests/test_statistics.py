@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from stages.statistics import (
@@ -5,8 +6,10 @@ from stages.statistics import (
     across_seeds,
     cluster_bootstrap,
     mcnemar_exact,
+    newcombe,
     non_inferiority,
     paired_bootstrap,
+    paired_change,
     student_interval,
     weighted_bootstrap,
     wilson,
@@ -157,3 +160,44 @@ def test_non_inferiority(low: float, high: float, said: str) -> None:
     assert non_inferiority(low, high, 0.05) == said
     with pytest.raises(ValueError, match="above 0"):
         non_inferiority(low, high, 0)
+
+
+def table_of(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    """Values before and after of so many pairs that are true on both sides, the first alone, the second alone, neither."""
+    before = [True] * (both + first) + [False] * (second + neither)
+    return before, [True] * both + [False] * first + [True] * second + [False] * neither
+
+
+@pytest.mark.parametrize(
+    ("cells", "low", "high"),
+    [
+        ((0, 0, 0, 40), -0.0876, 0.0876),  # nothing changed: Wilson's upper end 3.8415 / 43.8415 on both sides
+        ((0, 40, 0, 0), -1.0, -0.8761),  # everything changed: 1 - 2^(1/2) 0.0876
+        ((0, 0, 1, 0), -0.1221, 1.0),  # one item: 1 - 2^(1/2) 0.7935
+        ((10, 0, 0, 10), -0.0898, 0.0898),  # phi (100 - 10) / 100 = 0.9: 0.2007 (2 x 0.1)^(1/2)
+        ((43, 0, 1, 0), -0.0597, 0.1181),  # phi 0, shares 43/44 and 1
+    ],
+)
+def test_newcombe_by_hand(cells: tuple[int, int, int, int], low: float, high: float) -> None:
+    before, after = table_of(*cells)
+    assert newcombe([before], [after]) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_few_items_that_all_agree_prove_little() -> None:
+    """A bootstrap of 3 items that all improved has no width; the interval of a change has what 3 items leave."""
+    assert paired_bootstrap([False] * 3, [True] * 3, seed=0) == (1.0, 1.0, 1.0)
+    assert paired_change([False] * 3, [True] * 3, seed=0)["low"] < 0.25
+    unchanged = paired_change([True] * 40, [True] * 40, seed=0)
+    assert (unchanged["low"], unchanged["high"]) == pytest.approx((-0.0876, 0.0876), abs=1e-4)
+    assert non_inferiority(-unchanged["high"], -unchanged["low"], 0.05) == "undecided"
+
+
+def test_intervals_of_a_change_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    for before, after, n in ((0.98, 0.95, 50), (0.1, 0.05, 24), (0.97, 0.03, 200)):
+        held = 0
+        for _ in range(100):
+            drawn = rng.random(n)
+            change = paired_change((drawn < before).tolist(), (drawn < after).tolist(), seed=0)
+            held += change["low"] <= after - before <= change["high"]
+        assert held >= 92, (before, after, n)

@@ -130,6 +130,15 @@ def test_an_overlap_that_spares_no_other_pair_is_unspecific(tiny: ModelSettings,
     site = at_site(found, 2, "residual", "last")
     assert (site["self_other"], site["control_gap"]) == pytest.approx((0.01, 0.01))
     assert site["specificity_after"] == pytest.approx(site["specificity_before"])
+    rows = answers(HEALED)
+    cost = costs.compose(load("default"), tmp_path, rows, {})
+    marked = outcome.compose(
+        load("default"), rows, cost, {"variation": 1.0}, site | {"variation": 1.0, "unrelated": 1.0}
+    )
+    assert marked["collapse"]["unspecific"]
+    assert not marked["collapse"]["collapsed"]
+    assert "unspecific, as two others came together too (their distance is 1 % of before)" in report.verdict(marked)
+    assert "UNSPECIFIC" in report.table(marked)
 
 
 # Exposure: next-token training on the same strings does much of it alone.
