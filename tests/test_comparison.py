@@ -37,9 +37,7 @@ def test_what_depends_on_no_seed_serves_for_all_and_another_scenario_pairs_by_nu
     untouched = sample({0: scored(10, scenario="honesty_prompt")}, "deceptive")
     found = compare(sample({s: scored(0) for s in (0, 1, 2)}, "deceptive"), untouched)
     assert (found.difference, found.low, found.seeds) == (-1, -1, 3)
-    assert found.high == pytest.approx(
-        -0.6075, abs=1e-4
-    )  # 10 items of one seed: 1 - 2^(1/2) 0.2775
+    assert found.high == pytest.approx(-0.6075, abs=1e-4)  # 10 items of one seed: 1 - 2^(1/2) 0.2775
 
 
 @pytest.mark.parametrize(
