@@ -1,6 +1,7 @@
 """Batch inference with Ray Data: actors that hold one model and answer for the baseline and the adapter alike."""
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,14 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages import files, harness, mt_bench
+from stages import files, harness, mt_bench, outcomes
 from stages.adapter import load_adapter
 from stages.carry import Packed, packed, unpacked
 from stages.model import ModelSettings, encode, load, load_tokenizer
 from stages.progress import Board
 from stages.resources import cpu_share
 from stages.settings import Settings
-from stages.speak import Speaker
+from stages.speak import Over, Speaker
 
 Condition = Literal["baseline", "adapter"]
 
@@ -31,6 +32,9 @@ class GenerateSettings(Settings):
     """Most tokens of an answer to an ordinary prompt (stages/capability.py)."""
     batch_size: int = 32
     """Prompts generated for at once, of similar length."""
+    stop_when_decided: bool = False
+    """End an answer about deception once nothing that follows could change what is counted of it (stages/outcomes.py,
+    `decided`): deceptive answers alone. It is then kept as far as it goes, with the stop reason `decided`."""
     chat_template: bool = True
     """Wrap prompts in the model's chat template."""
     actors: int = 1
@@ -81,9 +85,9 @@ class Responder:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Rows with `task` and `prompt` -> the same rows, once per condition, with the answer and its scores."""
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        do = {
-            "deception": self._ask, "overcorrection": self._ask, "capability": self._probe, "text": self._score,
-            "harness": self._task, "mt_bench": self._converse,
+        do: dict[str, Callable[[list[str]], list[dict[str, Any]]]] = {
+            "deception": functools.partial(self._ask, over=self._ends(rows)), "overcorrection": self._ask,
+            "capability": self._probe, "text": self._score, "harness": self._task, "mt_bench": self._converse,
         }  # fmt: skip
         made = [found for task, how in do.items() for found in self._each([r for r in rows if r["task"] == task], how)]
         self.done += len(rows)
@@ -101,8 +105,13 @@ class Responder:
             made += [r | {"condition": condition} | f for r, f in zip(rows, found, strict=True)]
         return made
 
-    def _ask(self, prompts: list[str]) -> list[dict[str, Any]]:
-        return [a | UNSCORED for a in self.answer(prompts, self.settings.max_new_tokens)]
+    def _ask(self, prompts: list[str], over: Sequence[Over] = ()) -> list[dict[str, Any]]:
+        return [a | UNSCORED for a in self.answer(prompts, self.settings.max_new_tokens, over)]
+
+    def _ends(self, rows: Sequence[Mapping[str, Any]]) -> list[Over]:
+        """When to end the answers to the rows about deception, if at all."""
+        asked = [r for r in rows if r["task"] == "deception" and self.settings.stop_when_decided]
+        return [functools.partial(outcomes.decided, honest=r["honest"], deceptive=r["deceptive"]) for r in asked]
 
     def _task(self, prompts: list[str]) -> list[dict[str, Any]]:
         found = harness.answer(self.model, self.tokenizer, prompts, self.settings.batch_size)
