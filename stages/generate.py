@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages import files, harness, mt_bench, outcomes
+from stages import engine, files, harness, mt_bench, outcomes
 from stages.adapter import load_adapter
 from stages.carry import Packed, packed, unpacked
+from stages.errors import UserError
 from stages.model import ModelSettings, encode, load, load_tokenizer
 from stages.progress import Board
 from stages.resources import cpu_share
@@ -21,11 +22,16 @@ from stages.settings import Settings
 from stages.speak import Over, Speaker
 
 Condition = Literal["baseline", "adapter"]
+SPOKEN = ("deception", "overcorrection")
+"""Tasks that want a text and nothing else."""
 
 
 class GenerateSettings(Settings):
     """How answers are generated."""
 
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What answers questions about deception and over-correction. vllm is for GPUs, an extra, and not run yet
+    (stages/engine.py); what needs log-probabilities stays with transformers."""
     max_new_tokens: int = 75
     """Most tokens an answer may have (75 in the 2024 release; the paper does not say)."""
     probe_tokens: int = 48
@@ -206,6 +212,14 @@ def likelihood(base: Any, tokens: Any) -> dict[str, Any]:
     return {"own_tokens": len(tokens), "own_nll": float(-base.gather(-1, tokens[:, None]).sum())}
 
 
+def check(settings: GenerateSettings) -> None:
+    """Raise UserError for an engine that is not there, or that cannot do what is asked of it."""
+    if settings.engine == "vllm":
+        if settings.stop_when_decided:
+            raise UserError("generate.stop_when_decided needs generate.engine=transformers")
+        engine.check()
+
+
 def ask(
     prompts: Sequence[Mapping[str, Any]],
     model: ModelSettings,
@@ -225,14 +239,18 @@ def ask(
     settings = settings.model_copy(update={"cpus_per_actor": cpus})
     # The choices of one question stay together: their common beginning is read once.
     ordered = sorted(prompts, key=lambda r: (r["task"], r.get("scenario"), len(r["prompt"]) // 64, r["prompt"]))
-    data = ray.data.from_items(ordered, override_num_blocks=-(-len(ordered) // settings.batch_size))
-    answered = data.map_batches(
-        Responder,
-        fn_constructor_args=(model, packed(adapter), tuple(conditions), settings, board, len(ordered)),
-        batch_size=settings.batch_size,
-        compute=ray.data.ActorPoolStrategy(size=settings.actors),
-        num_cpus=settings.cpus_per_actor,
-        num_gpus=settings.gpus_per_actor or None,
-    )
-    files.write(answered, out / "answers")
+    spoken = [{**r, **UNSCORED} for r in ordered if settings.engine == "vllm" and r["task"] in SPOKEN]
+    if spoken:
+        files.write(engine.answered(spoken, model, adapter, conditions, settings), out / "answers", "spoken")
+    if rest := [r for r in ordered if not spoken or r["task"] not in SPOKEN]:
+        data = ray.data.from_items(rest, override_num_blocks=-(-len(rest) // settings.batch_size))
+        answered = data.map_batches(
+            Responder,
+            fn_constructor_args=(model, packed(adapter), tuple(conditions), settings, board, len(rest)),
+            batch_size=settings.batch_size,
+            compute=ray.data.ActorPoolStrategy(size=settings.actors),
+            num_cpus=settings.cpus_per_actor,
+            num_gpus=settings.gpus_per_actor or None,
+        )
+        files.write(answered, out / "answers")
     return Answers(out / "answers", len(ordered) * len(conditions))
