@@ -99,6 +99,11 @@ def released_scores(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
     return {s: {c: sum(hits) / len(hits) for c, hits in by.items()} for s, by in found.items()}
 
 
+def stopped(rows: Sequence[Row]) -> dict[str, int]:
+    """How many answers were ended once what is counted of them was decided, and of how many."""
+    return {"count": sum(r["stop_reason"] == "decided" for r in rows), "n": len(rows)}
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter."""
 
@@ -154,6 +159,7 @@ def compose(
             for s, splits in counts.items()
         },
         **({"released_deception": released_scores(scored)} if config.deception.scorer == "released" else {}),
+        **({"stopped_when_decided": stopped(scored)} if config.generate.stop_when_decided else {}),
         "damage": {"damaged": bool(reasons), "reasons": reasons},
         "collapse": {
             "collapsed": collapsed,

@@ -34,6 +34,7 @@ def check(config: RunConfig, folder: Path) -> None:
     kinds = [r.kind for r in rows]
     train.plan({kind: kinds.count(kind) for kind in ("overlap", "name_control", "retain")}, config.train)
     deception.select(config.deception)
+    generate.check(config.generate)
     costs.check(config)
     layers = count_layers(config.model)
     layer = config.train.overlap.layer - config.train.overlap.layer_base
@@ -215,6 +216,7 @@ def conclude(
 
 def check_subject(config: RunConfig, adapter: Path | None, folder: Path) -> None:
     """Raise UserError for a model that cannot be had, an adapter that is not for it, or a folder that takes nothing."""
+    generate.check(config.generate)
     count_layers(config.model)
     if adapter is not None:
         check_adapter(adapter, config.model.name)

@@ -7,13 +7,13 @@ ROWS = 4096
 """Rows of one file, and so of what the driver holds."""
 
 
-def write(data: Any, folder: Path) -> None:
-    """Run a Ray data set and stream its rows, in order, into Parquet files in `folder`."""
+def write(data: Any, folder: Path, name: str = "part") -> None:
+    """Run a Ray data set and stream its rows, in order, into Parquet files in `folder` whose names begin with `name`."""
     import pyarrow.parquet
 
     folder.mkdir(parents=True, exist_ok=True)
     for number, table in enumerate(data.iter_batches(batch_size=ROWS, batch_format="pyarrow")):
-        pyarrow.parquet.write_table(table, folder / f"part-{number:05d}.parquet")
+        pyarrow.parquet.write_table(table, folder / f"{name}-{number:05d}.parquet")
 
 
 def read(folder: Path) -> Any:

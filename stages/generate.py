@@ -1,6 +1,7 @@
 """Batch inference with Ray Data: actors that hold one model and answer for the baseline and the adapter alike."""
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,27 +11,36 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages import files, harness, mt_bench
+from stages import engine, files, harness, mt_bench, outcomes
 from stages.adapter import load_adapter
 from stages.carry import Packed, packed, unpacked
+from stages.errors import UserError
 from stages.model import ModelSettings, encode, load, load_tokenizer
 from stages.progress import Board
 from stages.resources import cpu_share
 from stages.settings import Settings
-from stages.speak import Speaker
+from stages.speak import Over, Speaker
 
 Condition = Literal["baseline", "adapter"]
+SPOKEN = ("deception", "overcorrection")
+"""Tasks that want a text and nothing else."""
 
 
 class GenerateSettings(Settings):
     """How answers are generated."""
 
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What answers questions about deception and over-correction. vllm is for GPUs, an extra, and not run yet
+    (stages/engine.py); what needs log-probabilities stays with transformers."""
     max_new_tokens: int = 75
     """Most tokens an answer may have (75 in the 2024 release; the paper does not say)."""
     probe_tokens: int = 48
     """Most tokens of an answer to an ordinary prompt (stages/capability.py)."""
     batch_size: int = 32
     """Prompts generated for at once, of similar length."""
+    stop_when_decided: bool = False
+    """End an answer about deception once nothing that follows could change what is counted of it (stages/outcomes.py,
+    `decided`): deceptive answers alone. It is then kept as far as it goes, with the stop reason `decided`."""
     chat_template: bool = True
     """Wrap prompts in the model's chat template."""
     actors: int = 1
@@ -81,9 +91,9 @@ class Responder:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Rows with `task` and `prompt` -> the same rows, once per condition, with the answer and its scores."""
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        do = {
-            "deception": self._ask, "overcorrection": self._ask, "capability": self._probe, "text": self._score,
-            "harness": self._task, "mt_bench": self._converse,
+        do: dict[str, Callable[[list[str]], list[dict[str, Any]]]] = {
+            "deception": functools.partial(self._ask, over=self._ends(rows)), "overcorrection": self._ask,
+            "capability": self._probe, "text": self._score, "harness": self._task, "mt_bench": self._converse,
         }  # fmt: skip
         made = [found for task, how in do.items() for found in self._each([r for r in rows if r["task"] == task], how)]
         self.done += len(rows)
@@ -101,8 +111,13 @@ class Responder:
             made += [r | {"condition": condition} | f for r, f in zip(rows, found, strict=True)]
         return made
 
-    def _ask(self, prompts: list[str]) -> list[dict[str, Any]]:
-        return [a | UNSCORED for a in self.answer(prompts, self.settings.max_new_tokens)]
+    def _ask(self, prompts: list[str], over: Sequence[Over] = ()) -> list[dict[str, Any]]:
+        return [a | UNSCORED for a in self.answer(prompts, self.settings.max_new_tokens, over)]
+
+    def _ends(self, rows: Sequence[Mapping[str, Any]]) -> list[Over]:
+        """When to end the answers to the rows about deception, if at all."""
+        asked = [r for r in rows if r["task"] == "deception" and self.settings.stop_when_decided]
+        return [functools.partial(outcomes.decided, honest=r["honest"], deceptive=r["deceptive"]) for r in asked]
 
     def _task(self, prompts: list[str]) -> list[dict[str, Any]]:
         found = harness.answer(self.model, self.tokenizer, prompts, self.settings.batch_size)
@@ -197,6 +212,14 @@ def likelihood(base: Any, tokens: Any) -> dict[str, Any]:
     return {"own_tokens": len(tokens), "own_nll": float(-base.gather(-1, tokens[:, None]).sum())}
 
 
+def check(settings: GenerateSettings) -> None:
+    """Raise UserError for an engine that is not there, or that cannot do what is asked of it."""
+    if settings.engine == "vllm":
+        if settings.stop_when_decided:
+            raise UserError("generate.stop_when_decided needs generate.engine=transformers")
+        engine.check()
+
+
 def ask(
     prompts: Sequence[Mapping[str, Any]],
     model: ModelSettings,
@@ -216,14 +239,18 @@ def ask(
     settings = settings.model_copy(update={"cpus_per_actor": cpus})
     # The choices of one question stay together: their common beginning is read once.
     ordered = sorted(prompts, key=lambda r: (r["task"], r.get("scenario"), len(r["prompt"]) // 64, r["prompt"]))
-    data = ray.data.from_items(ordered, override_num_blocks=-(-len(ordered) // settings.batch_size))
-    answered = data.map_batches(
-        Responder,
-        fn_constructor_args=(model, packed(adapter), tuple(conditions), settings, board, len(ordered)),
-        batch_size=settings.batch_size,
-        compute=ray.data.ActorPoolStrategy(size=settings.actors),
-        num_cpus=settings.cpus_per_actor,
-        num_gpus=settings.gpus_per_actor or None,
-    )
-    files.write(answered, out / "answers")
+    spoken = [{**r, **UNSCORED} for r in ordered if settings.engine == "vllm" and r["task"] in SPOKEN]
+    if spoken:
+        files.write(engine.answered(spoken, model, adapter, conditions, settings), out / "answers", "spoken")
+    if rest := [r for r in ordered if not spoken or r["task"] not in SPOKEN]:
+        data = ray.data.from_items(rest, override_num_blocks=-(-len(rest) // settings.batch_size))
+        answered = data.map_batches(
+            Responder,
+            fn_constructor_args=(model, packed(adapter), tuple(conditions), settings, board, len(rest)),
+            batch_size=settings.batch_size,
+            compute=ray.data.ActorPoolStrategy(size=settings.actors),
+            num_cpus=settings.cpus_per_actor,
+            num_gpus=settings.gpus_per_actor or None,
+        )
+        files.write(answered, out / "answers")
     return Answers(out / "answers", len(ordered) * len(conditions))

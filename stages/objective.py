@@ -68,7 +68,13 @@ class Objective:
     """The training objective of a PeftModel, with the base model's references of the rows that it was told of."""
 
     def __init__(
-        self, model: Any, pad_id: int, overlap: OverlapSettings, retain: RetainSettings, distinct: DistinctSettings
+        self,
+        model: Any,
+        pad_id: int,
+        overlap: OverlapSettings,
+        retain: RetainSettings,
+        distinct: DistinctSettings,
+        shortcuts: bool = True,
     ) -> None:
         self.model, self.pad_id = model, pad_id
         self.overlap, self.retain, self.distinct = overlap, retain, distinct
@@ -76,19 +82,19 @@ class Objective:
         self.site = site(model, self.layer, overlap.module)
         self.head = model.get_base_model().get_output_embeddings()
         self.whole = overlap.objective != "activation_mse" or retain.kl_weight > 0
+        self.depth = self.layer + 1 if shortcuts and not self.whole else len(decoder(model).layers)
         counted = overlap.padding == "counted"  # then what stands in the padding matters too
-        self.below = Below(model, 0 if counted else min(lowest_lora_layer(model), self.layer))
+        self.below = Below(model, min(lowest_lora_layer(model), self.layer) if shortcuts and not counted else 0)
         self.references: dict[str, Reference] = {}
         self.power = torch.tensor(1.0)
 
     def forward(self, prompts: Sequence[Sequence[int]]) -> Pass:
-        """Run the prompts up to the site, or through the whole model where logits are needed."""
+        """Run the prompts up to the site, or through the whole model where logits are needed or no shortcut is taken."""
         device = next(self.model.parameters()).device
         ids, mask = (t.to(device) for t in collate(prompts, self.pad_id, self.overlap.pad_to))
         body = decoder(self.model)
-        depth = len(body.layers) if self.whole else self.layer + 1
         start = self.below.inputs(prompts, ids)
-        with tap(self.site) as seen, truncated(self.model, depth, self.below.floor):
+        with tap(self.site) as seen, truncated(self.model, self.depth, self.below.floor):
             hidden = body(**start, use_cache=False).last_hidden_state
         if self.overlap.padding == "counted":
             mask = torch.ones_like(mask)

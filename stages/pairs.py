@@ -220,6 +220,7 @@ def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -
     def tokenised(batch: pyarrow.Table) -> pyarrow.Table:
         return pyarrow.Table.from_pylist(tokenise(batch.to_pylist(), model, settings.chat_template), schema)
 
-    data = ray.data.from_items([vars(r) for r in rows], override_num_blocks=min(8, len(rows)))
+    # A process takes as long to load its libraries as to tokenise thousands of rows, so few rows are not spread.
+    data = ray.data.from_items([vars(r) for r in rows], override_num_blocks=-(-len(rows) // files.ROWS))
     files.write(data.map_batches(tokenised, batch_format="pyarrow"), out / "pairs")
     return Prompts(out / "pairs", dict(Counter(r.kind for r in rows)))

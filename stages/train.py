@@ -55,6 +55,9 @@ class TrainSettings(Settings):
     max_grad_norm: float | None = 1.0
     """Gradients are scaled down to this norm."""
     behaviour: BehaviourSettings = BehaviourSettings()
+    shortcuts: bool = True
+    """Run no layer above the site, and those below the adapter once a prompt. Off, every layer is run each time, as a check:
+    the same losses and gradients, only slower."""
     log_every: PositiveInt = 10
     """Steps between two lines of the log."""
     checkpoint_every: PositiveInt = 25

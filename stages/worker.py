@@ -95,7 +95,12 @@ class Loop:
         self.tokenizer = load_tokenizer(model)
         self.tokenizer.padding_side = "left"  # to speak; what is trained on is padded by the objective
         self.objective = Objective(
-            self.model, self.tokenizer.pad_token_id, settings.overlap, settings.retain, settings.distinct
+            self.model,
+            self.tokenizer.pad_token_id,
+            settings.overlap,
+            settings.retain,
+            settings.distinct,
+            settings.shortcuts,
         )
         self.monitored = [rows[i] for i in kinds["name_control"][:MONITOR_PAIRS]]
         needed = {i for batch in self.batches for i in batch if rows[i]["kind"] != "overlap"}

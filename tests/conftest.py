@@ -155,23 +155,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import direct
     from stages import generate, latent, pairs, train
 
-    monkeypatch.setattr(latent, "measure", _look)
+    monkeypatch.setattr(latent, "measure", direct.measure)
     monkeypatch.setattr(pairs, "build", direct.build)
     monkeypatch.setattr(train, "fit", direct.fit)
     monkeypatch.setattr(generate, "ask", direct.ask)
-
-
-def _look(settings: Any, pairs: Any, model: ModelSettings, adapter: Path | None, seed: int) -> dict[str, Any]:
-    import numpy as np
-
-    from stages.latent import Prober, reduce
-    from stages.probes import make_probes
-
-    prober = Prober(model, adapter, None)
-    rows: list[dict[str, Any]] = []
-    probes = [vars(p) for p in make_probes(settings.pairs, pairs, seed)]
-    for start in range(0, len(probes), settings.batch_size):
-        part = probes[start : start + settings.batch_size]
-        seen = prober({key: np.array([r[key] for r in part], dtype=object) for key in part[0]})
-        rows += [dict(zip(seen, values, strict=True)) for values in zip(*seen.values(), strict=True)]
-    return reduce(rows)

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from benchmarks import direct, floor, released, speed, sweeps
+from benchmarks import direct, figure, floor, growth, memory, released, speed, stages, sweeps
 from pipeline import spaces
 from pipeline.config import load as load_config
 from pipeline.run import prompt_rows
@@ -25,10 +25,64 @@ TINY = ("model.attention=eager", "model.quantisation=none", "train.overlap.layer
 
 
 @pytest.mark.slow
-def test_speed_in_its_short_form(tiny: ModelSettings) -> None:
-    found = speed.main(["--short", "--model", tiny.name])
+def test_speed_in_its_short_form(tiny: ModelSettings, tmp_path: Path) -> None:
+    found = speed.main(["--short", "--model", tiny.name, "--out", str(tmp_path / "speed.json")])
     assert len(found) == 9
     assert all(math.isfinite(value) and value > 0 for value in found.values()), found
+    assert figure.GOALS.keys() < found.keys()
+    figure.main([str(tmp_path / "speed.json"), str(tmp_path / "speed.png")])
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_measured_is_no_figure(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="was measured"):
+        figure.draw({}, tmp_path / "speed.png")
+
+
+@pytest.mark.long
+def test_growth_in_its_short_form(tiny: ModelSettings) -> None:
+    found = growth.main(["--short", "--model", tiny.name])
+    assert len(found) == 4 * 2 + 2
+    assert all(math.isfinite(value) for value in found.values()), found
+
+
+def test_an_exponent_is_that_of_the_largest_sizes() -> None:
+    assert growth.exponent([1, 10, 100, 1000], [900.0, 1.0, 100.0, 10_000.0]) == pytest.approx(2)
+    assert growth.exponent([1, 10], [5.0, 5.0]) == pytest.approx(0)
+    assert growth.exponent([1, 10], [5.0, 0.0]) == 0  # nothing is seen to grow
+
+
+@pytest.mark.slow
+def test_memory_in_its_short_form(tiny: ModelSettings) -> None:
+    found = memory.main(
+        ["--short", "--model", tiny.name, *TINY[:1], *TINY[2:], "pairs.fills=2", "pairs.retain_fills=2"]
+    )
+    assert all(math.isfinite(value) and value > 0 for value in found.values()), found
+    assert found["7B, estimated: 16 bit / 4 bit"] > 2
+
+
+@pytest.mark.long
+def test_stages_in_its_short_form(tiny: ModelSettings) -> None:
+    found = stages.main(["--short", f"model.name={tiny.name}", *TINY])
+    assert all(math.isfinite(value) for value in found.values()), found
+    assert 0 < found["until the first training step, seconds"] < found["the whole, seconds"]
+
+
+SAID = [
+    (5.0, "1/4 pairs"), (9.0, "2/4 fine-tuning"), (20.0, "train 1/5  overlap 1"), (22.0, "train 5/5  overlap 1"),
+    (25.0, "3/4 answers, baseline"), (35.0, "answers 10/40  3 s left"), (38.0, "answers 40/40  0 s left"),
+    (41.0, "looking into the model"), (50.0, "4/4 outcome"), (52.0, "end"),
+]  # fmt: skip
+
+
+def test_a_run_is_split_into_work_and_overhead() -> None:
+    found = stages.split(SAID, {"imports": 4.0, "load": 1.0, "inside": 2.0})
+    assert found["train: the model's work, seconds"] == 2.5  # four steps in two seconds, so five in 2.5
+    assert found["answers: the model's work, seconds"] == 4.0
+    assert found["train, seconds"] == 16.0
+    assert found["until the first training step, seconds"] == 20.0
+    assert found["overhead, seconds"] == 52 - 2.5 - 4 - 2
+    assert found["overhead: Ray and the rest, seconds"] == found["overhead, seconds"] - 3 * 5
 
 
 def test_the_released_step_is_the_kl_of_its_description(tiny: ModelSettings) -> None:

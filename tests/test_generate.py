@@ -1,12 +1,15 @@
 """Generation: what a batch shares is read once, and neither that nor padding changes an answer."""
 
+import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from stages.generate import GenerateSettings, Responder
 from stages.model import ModelSettings, encode
+from stages.outcomes import label
 from stages.scenarios import SCENARIOS, items
 from stages.speak import common_prefix
 
@@ -59,3 +62,25 @@ def test_sharing_works_for_other_architectures(make_model: Callable[..., str], a
         ModelSettings(name=make_model(architecture), attention="eager", quantisation="none", compute_dtype="float32")
     )
     assert asked.answer(PROMPTS[:6], 6) == [asked.answer([p], 6)[0] for p in PROMPTS[:6]]
+
+
+def test_answers_end_early_only_where_they_are_decided_and_are_counted_the_same(tiny: ModelSettings) -> None:
+    settings = GenerateSettings(cpus_per_actor=1, max_new_tokens=24)
+    whole = Responder(tiny, None, ("baseline",), settings, None, 1)
+    early = Responder(tiny, None, ("baseline",), settings.model_copy(update={"stop_when_decided": True}), None, 1)
+    said = [a["response"] for a in whole.answer(PROMPTS, 24)]
+    words = [(re.findall(r"\w{2,6}", text) or ["den"])[0] for text in said]  # what the model names is the wrong room
+    rooms = [(word, "nowhere") if n % 3 else ("nowhere", word) for n, word in enumerate(words)]
+    batch = {
+        "task": np.array(["deception"] * len(PROMPTS), dtype=object), "prompt": np.array(PROMPTS, dtype=object),
+        "deceptive": np.array([d for d, _ in rooms], dtype=object), "honest": np.array([h for _, h in rooms], dtype=object),
+    }  # fmt: skip
+    plain, cut = whole(dict(batch)), early(dict(batch))
+    ended = [reason == "decided" for reason in cut["stop_reason"]]
+    assert 0 < sum(ended) < len(ended)
+    for n, (honest, deceptive) in enumerate(zip(batch["honest"], batch["deceptive"], strict=True)):
+        length = cut["new_tokens"][n]
+        assert cut["tokens_list"][n] == plain["tokens_list"][n][:length]
+        assert ended[n] == (length < plain["new_tokens"][n])
+        assert label(cut["response"][n], honest, deceptive) == label(plain["response"][n], honest, deceptive)
+        assert not ended[n] or label(cut["response"][n], honest, deceptive) == "deceptive"

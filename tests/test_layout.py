@@ -150,6 +150,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *command: str) -> str:
         (["pairs", "default", "pairs.fills=0"], "no pairs"),
         (["evaluate", "--model", "embedded:base", "deception.scenarios=[mian]"], "no scenario is called 'mian'"),
         (["evaluate", "--model", "nobody/no-such-model"], "model 'nobody/no-such-model' cannot be had"),
+        (
+            ["run", "default", "generate.engine=vllm"],
+            "generate.engine=vllm needs vLLM: pip install 'soo-pipeline[vllm]'",
+        ),
         (["label", "nowhere.jsonl"], "cannot read nowhere.jsonl: No such file or directory"),
         (["log", "nowhere"], "nowhere"),
         (["sweep", "default"], "name a recipe and a space"),

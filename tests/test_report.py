@@ -95,6 +95,14 @@ def test_table_of_a_model_that_became_honest(compose: Compose) -> None:
     assert report.ORGANISM in text
 
 
+def test_answers_that_were_ended_early_are_told(tmp_path: Path) -> None:
+    rows = [r | {"stop_reason": "decided" if r["response"] == "The den." else "eos"} for r in answers(HEALED)]
+    made = composed(rows, tmp_path)
+    assert "stopped_when_decided" not in made
+    early = made | {"stopped_when_decided": outcome.stopped(rows)}
+    assert lines(report.table(early), "426 of 800 answers were ended once nothing more could change what is counted")
+
+
 def test_splits_are_shown_apart_and_the_confirming_one_counts(tmp_path: Path) -> None:
     choosing: Plan = {"main": {"baseline": {"deceptive": 50}, "adapter": {"deceptive": 50}}}
     found = composed([*answers(HEALED), *answers(choosing, "choosing")], tmp_path)

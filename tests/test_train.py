@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stages.adapter import LoraSettings
 from stages.errors import UserError
-from stages.model import ModelSettings, load
+from stages.model import ModelSettings, decoder, load, tap
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
 from stages.train import TrainSettings, fit, learning_rate, plan, schedule
 from stages.worker import Loop
@@ -137,6 +137,19 @@ def test_training_lowers_the_overlap_loss(either: ModelSettings, rows: Rows) -> 
     settings = SETTINGS.model_copy(update={"steps": 12, "lr": 5e-3})
     lines = advanced(start(either, rows, settings), 12)
     assert sum(line["overlap"] for line in lines[-4:]) < 0.7 * sum(line["overlap"] for line in lines[:4])
+
+
+def test_a_training_without_shortcuts_is_the_same_training(either: ModelSettings, rows: Rows) -> None:
+    banded = SETTINGS.model_copy(update={"lora": LoraSettings(dropout=0, first_layer=1)})
+    quick, plain = start(either, rows, banded), start(either, rows, banded.model_copy(update={"shortcuts": False}))
+    assert (quick.objective.below.floor, plain.objective.below.floor) == (1, 0)
+    top, bottom = (decoder(plain.model).layers[n] for n in (-1, 0))
+    with tap(top) as above, tap(bottom) as below:
+        expected = advanced(plain, 3)
+    assert len(above) == len(below) == 3
+    for ours, theirs in zip(advanced(quick, 3), expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    assert distance(weights(quick), weights(plain)) < 1e-3
 
 
 def test_one_seed_gives_one_adapter_to_the_last_bit(tiny_nf4: ModelSettings, rows: Rows) -> None:
