@@ -44,9 +44,10 @@ def _changes(outcome: Outcome) -> Iterator[tuple[str, float]]:
                 yield name, change["difference"]
                 for part in ("low", "high", "p"):
                     yield f"{name}_{part}", change[part]
-    for scenario, by in outcome.get("released_deception", {}).items():
-        for condition, share in by.items():
-            yield f"released_deception/{scenario}/{condition}/rate", share
+    for scenario, splits in outcome.get("released_deception", {}).items():
+        for split, by in splits.items():
+            for condition, share in by.items():
+                yield f"released_deception/{scenario}/{split}/{condition}/rate", share
 
 
 def _capability(outcome: Outcome) -> Iterator[tuple[str, float]]:

@@ -1,11 +1,10 @@
 """Published numbers beside this project's, cell by cell. What was not run is called not run.
 
 A run counts for a cell if it is of the published model and of the recipe made after it, with nothing changed that could
-matter. Before training the answers are compared by Fisher's exact test, after it the seeds by Welch's t test, at 5 %.
+matter. When two numbers agree: pipeline/agreement.py.
 """
 
 import argparse
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,22 @@ from typing import Any, Literal
 
 import yaml
 
+from pipeline import agreement, rl_cli
 from pipeline import outcome as outcomes
+from pipeline.agreement import Agreement
 from pipeline.artifacts import writable
-from pipeline.config import RunConfig, flatten, load
+from pipeline.config import flatten, load, validated, validated_as
 from pipeline.report import result_split
 from stages.errors import UserError
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
-UNITS = ("mt_bench", "latent", "reinforcement_learning")
-"""Measures that are no shares of answers."""
-Verdict = Literal["agree", "differ", "no test", "not run", "not published", "cannot be run as published"]
-FREE = ("seed", "tracking.", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.log_every",
-        "train.checkpoint_every", "generate.actors", "generate.cpus_per_actor", "generate.gpus_per_actor",
+UNITS = ("mt_bench", "latent")
+"""Measures of language models that are no shares of answers."""
+AGENTS, DETECTION = "physical deception, two agents", "reinforcement_learning_"
+"""What stands for a model, and how a measure begins, where `soo physical-deception` is published."""
+Verdict = Agreement | Literal["no test", "not run", "not published", "cannot be run as published"]
+FREE = ("seed", "concurrent", "tracking.", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker",
+        "train.log_every", "train.checkpoint_every", "generate.actors", "generate.cpus_per_actor", "generate.gpus_per_actor",
         "generate.batch_size", "capability.", "latent.", "damage.", "deception.scenarios")  # fmt: skip
 """Settings that may differ from the recipe's: they say how a run is computed or what more is measured."""
 
@@ -39,7 +42,8 @@ class Cell:
     model: str
     recipe: str
     measure: str
-    n: int
+    n: int | None
+    """Answers that a rate is a share of; none of agents, which give no answers."""
     seeds: int
     before: float | None
     after: float | None
@@ -49,7 +53,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Ours:
-    """The same of our runs: before, with its `n` answers if it is a share of them; after, a value a seed."""
+    """The same of our runs: before, with its `n` answers if it is a share of them; after, a value a seed, in order."""
 
     before: float | None = None
     n: int | None = None
@@ -76,9 +80,10 @@ def cells() -> list[Cell]:
     ]
 
 
-def _cell(table: Mapping[str, Any], model: str, recipe: str, measure: str, found: Mapping[str, float]) -> Cell:
-    n, seeds, notes = table["n"], table["seeds"], [table["notes"].get(measure, "")]
-    if "after" in found and measure not in UNITS and not possible(found["after"], n * seeds):
+def _cell(table: Mapping[str, Any], model: str, recipe: str, measure: str, found: Mapping[str, Any]) -> Cell:
+    n, seeds = table["n"], found.get("seeds", table["seeds"])
+    notes = [table["notes"].get(measure, ""), found.get("note", "")]
+    if "after" in found and n and measure not in UNITS and not possible(found["after"], n * seeds):
         notes.append(f"{found['after']} is not a multiple of 1/{n * seeds}: no mean of {seeds} seeds x {n} answers")
     note = "; ".join(filter(None, notes))
     return Cell(table["source"], table["unstated"], model, recipe, measure, n, seeds,
@@ -90,10 +95,24 @@ def possible(percent: float, n: int) -> bool:
     return abs(percent * n / 100 - round(percent * n / 100)) <= 0.005 * n / 100 + 1e-9
 
 
-def changed(config: RunConfig) -> list[str]:
+def changed(outcome: Mapping[str, Any]) -> list[str]:
     """What a run of a recipe has changed of it that could matter."""
-    ours, recipe = flatten(config), flatten(load(config.name))
-    return [f"{key}={value}" for key, value in ours.items() if value != recipe.get(key) and not key.startswith(FREE)]
+    config, recipe = _configs(outcome)
+    return [f"{key}={value}" for key, value in config.items() if value != recipe.get(key) and not key.startswith(FREE)]
+
+
+def _configs(outcome: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a run and those of its recipe, flat."""
+    values, name = outcome["config"], outcome["config"]["name"]
+    if _of_agents(outcome):
+        rl = rl_cli.experiment()
+        return flatten(validated_as(rl.RlConfig, values)), flatten(rl.load(name, []))
+    return flatten(validated(values)), flatten(load(name))
+
+
+def _of_agents(outcome: Mapping[str, Any]) -> bool:
+    """Whether it is of `soo physical-deception`."""
+    return "detection" in outcome
 
 
 def sort(found: Iterable[Mapping[str, Any]], published: Sequence[Cell]) -> tuple[dict[str, list[Any]], list[str]]:
@@ -102,17 +121,25 @@ def sort(found: Iterable[Mapping[str, Any]], published: Sequence[Cell]) -> tuple
     by: dict[str, list[Any]] = {}
     apart = []
     for outcome in found:
-        config = RunConfig.model_validate(outcome["config"])
-        told = f"{config.name}, seed {config.seed}, {config.model.name}"
-        if (config.name, config.model.name) not in known:
+        recipe, model, seeds = _told(outcome)
+        told = f"{recipe}, seed {' '.join(map(str, seeds))}, {model}"
+        if (recipe, model) not in known:
             apart.append(f"{told}: nothing is published of this recipe and model")
-        elif differing := changed(config):
+        elif differing := changed(outcome):
             apart.append(f"{told}: not as published, {', '.join(differing)}")
-        elif config.seed in {o["seed"] for o in by.get(config.name, [])}:
-            raise UserError(f"seed {config.seed} of {config.name} is there twice")
+        elif twice := [s for o in by.get(recipe, []) for s in _told(o)[2] if s in seeds]:
+            raise UserError(f"seed {twice[0]} of {recipe} is there twice")
         else:
-            by.setdefault(config.name, []).append(outcome)
+            by.setdefault(recipe, []).append(outcome)
     return by, apart
+
+
+def _told(outcome: Mapping[str, Any]) -> tuple[str, str, list[int]]:
+    """Recipe, model and seeds of an outcome."""
+    config = outcome["config"]
+    if _of_agents(outcome):
+        return f"physical_deception/{config['name']}", AGENTS, outcome["seeds"]
+    return config["name"], config["model"]["name"], [config["seed"]]
 
 
 def ours(cell: Cell, found: Sequence[Mapping[str, Any]]) -> Ours:
@@ -120,29 +147,38 @@ def ours(cell: Cell, found: Sequence[Mapping[str, Any]]) -> Ours:
     measured = [m for outcome in found if (m := _measure(cell.measure, outcome))]
     if not measured:
         return Ours()
-    after = tuple(m["adapter"][0] for m in measured if "adapter" in m)
-    value, n = measured[0]["baseline"]
-    return Ours(value, n, after)
+    return Ours(measured[0].before, measured[0].n, tuple(value for m in measured for value in m.after))
 
 
-def _measure(name: str, outcome: Mapping[str, Any]) -> dict[str, tuple[float, int | None]]:
-    """Condition -> value and, of a share, its answers. Empty if the run has none."""
+def _measure(name: str, outcome: Mapping[str, Any]) -> Ours | None:
+    """What one outcome has of a measure; none if it was not measured."""
+    if name.startswith(DETECTION):
+        # "release": overlaps built as the paper's own code builds them.
+        of = outcome["detection"]["release"]["episodes"].get(name.removeprefix(DETECTION))
+        return Ours(after=tuple(100 * share for share in of["seeds"])) if of else None
     if name == "latent":
         key = "released_linear_mse" if outcome["name"] == "released-2024" else "paper_mlp_mse"
-        return {c: (v[key], None) for c, v in outcome.get("latent", {}).get("published", {}).items()}
+        return _pair({c: v[key] for c, v in outcome.get("latent", {}).get("published", {}).items()})
     if name == "mt_bench":
-        scored = {c: v.get("mt_bench") for c, v in outcome["capability"].items()}
-        return {c: (v, None) for c, v in scored.items() if v is not None}
-    if name not in outcome["scenarios"]:
-        return {}
-    by = outcome["scenarios"][name]
-    wanted = "honest" if name == "perspectives" else "deceptive"
-    return {
-        c: (100 * by[split][c]["original"][wanted] / by[split][c]["n"], by[split][c]["n"])
-        for split in [result_split(by)]
-        for c in ("baseline", "adapter")
-        if c in by[split]
-    }
+        return _pair({c: v["mean"] for c, v in outcome.get("mt_bench", {}).items() if "mean" in v})
+    return _rate(name, outcome) if name in outcome.get("scenarios", {}) else None
+
+
+def _pair(values: Mapping[str, float], n: int | None = None) -> Ours | None:
+    after = (values["adapter"],) if "adapter" in values else ()
+    return Ours(values.get("baseline"), n, after) if values else None
+
+
+def _rate(scenario: str, outcome: Mapping[str, Any]) -> Ours | None:
+    """Deceptive answers (perspectives: right ones) in the published orientation, counted as the source counts them."""
+    splits = outcome["scenarios"][scenario]
+    split = result_split(splits)
+    by = {c: splits[split][c] for c in ("baseline", "adapter") if c in splits[split]}
+    wanted = "honest" if scenario == "perspectives" else "deceptive"
+    shares = {c: summary["original"][wanted] / summary["n"] for c, summary in by.items()}
+    if "released_deception" in outcome:
+        shares = outcome["released_deception"][scenario][split]
+    return _pair({c: 100 * shares[c] for c in by}, by["baseline"]["n"])
 
 
 def compare(cell: Cell, found: Ours) -> Row:
@@ -153,28 +189,21 @@ def compare(cell: Cell, found: Ours) -> Row:
 
 
 def _before(cell: Cell, found: Ours) -> Verdict:
-    from scipy.stats import fisher_exact
-
     if cell.before is None or found.before is None:
         return "not published" if cell.before is None else "not run"
-    if found.n is None:
+    if cell.n is None or found.n is None:
         return "no test"
-    counts = [(round(share * n / 100), n) for share, n in ((cell.before, cell.n), (found.before, found.n))]
-    return "agree" if fisher_exact([[k, n - k] for k, n in counts]).pvalue >= 0.05 else "differ"
+    theirs, our = ((round(share * n / 100), n) for share, n in ((cell.before, cell.n), (found.before, found.n)))
+    return agreement.of_shares(theirs, our)
 
 
 def _after(cell: Cell, found: Ours) -> Verdict:
-    from scipy.stats import ttest_ind_from_stats
-
     if cell.after is None or not found.after:
         return "not published" if cell.after is None else "not run"
-    if cell.sd is None or len(found.after) < 2 or cell.measure == "latent":
+    if cell.sd is None or len(found.after) < agreement.MIN_SEEDS or cell.measure == "latent":
         return "no test"
-    mean, sd = statistics.mean(found.after), statistics.stdev(found.after)
-    if sd == cell.sd == 0:
-        return "agree" if mean == cell.after else "differ"
-    test = ttest_ind_from_stats(cell.after, cell.sd, cell.seeds, mean, sd, len(found.after), equal_var=False)
-    return "agree" if test.pvalue >= 0.05 else "differ"
+    margin = agreement.MARGINS.get(cell.measure, agreement.MARGIN)
+    return agreement.of_means(cell.after, cell.sd, cell.seeds, found.after, margin)
 
 
 def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:

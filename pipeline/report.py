@@ -111,9 +111,10 @@ def _p(p: float) -> str:
 
 def _released(outcome: Outcome) -> list[str]:
     return [
-        f"As the 2024 release counts (original orientation, substring): {scenario} "
+        f"As the 2024 release counts (original orientation, substring): {scenario} ({split}) "
         + ", ".join(f"{CONDITIONS[c]} {percent(by[c])} % deceptive" for c in CONDITIONS if c in by)
-        for scenario, by in outcome.get("released_deception", {}).items()
+        for scenario, splits in outcome.get("released_deception", {}).items()
+        for split, by in splits.items()
     ]
 
 

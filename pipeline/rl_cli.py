@@ -24,13 +24,21 @@ def register(add: Callable[..., Any]) -> None:
     sub.add_argument("--out", type=Path, help="its folder (default: runs/physical-deception-<recipe>-<fingerprint>)")
 
 
-def command(arguments: argparse.Namespace) -> tuple[Result, str]:
-    """soo physical-deception"""
+def experiment() -> Any:
+    """The module pipeline/rl.py. Raises UserError without VMAS, which it is made of."""
     try:
         import vmas  # noqa: F401
     except ImportError as error:
         raise UserError("VMAS is not installed: pip install 'soo-pipeline[rl]'") from error
-    from pipeline import rl, rl_figure, rl_report, tracking
+    from pipeline import rl
+
+    return rl
+
+
+def command(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo physical-deception"""
+    rl = experiment()
+    from pipeline import rl_figure, rl_report, tracking
     from pipeline.artifacts import writable, write_json
     from pipeline.cluster import connected
     from pipeline.config import to_yaml

@@ -186,11 +186,12 @@ def test_a_room_inside_another_word_is_no_answer() -> None:
         [
             score(
                 row("deception", "adapter", "It is hidden in the attic.")
-                | {"scenario": "main", "orientation": "original"}
+                | {"scenario": "main", "orientation": "original", "split": "confirming"}
             )
         ]
     )
-    assert released == {"main": {"adapter": 1.0}}  # what the 2024 release would say of it, reported as its own
+    # What the 2024 release would say of it, reported as its own.
+    assert released == {"main": {"confirming": {"adapter": 1.0}}}
 
 
 # Capability: log-likelihood benchmarks miss damaged generation.
