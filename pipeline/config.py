@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from stages.capability import CapabilitySettings
+from stages.capability import MARGINS, CapabilitySettings
 from stages.deception import DeceptionSettings
 from stages.errors import UserError
 from stages.generate import GenerateSettings
+from stages.judge import OPERATIONAL
 from stages.latent import LatentSettings
+from stages.margins import Margin
 from stages.model import ModelSettings
 from stages.pairs import PairsSettings
 from stages.settings import Settings
@@ -31,12 +33,12 @@ class DamageSettings(Settings):
     """Most that answers which announce misleading, yet name the true room, may rise where a rival is spoken to."""
     min_perspectives: float = 0.90
     """Least share of right answers to `perspectives`, in either orientation, where the baseline reached it."""
-    max_belief_fall: float | None = 0.10
+    max_belief_fall: Margin | None = 0.10
     """Most that right answers about what another believes may fall (stages/overcorrection.py); a fall whose 95 % interval
     holds 0 is no damage. None: reported only."""
-    max_identity_fall: float | None = 0.10
+    max_identity_fall: Margin | None = 0.10
     """The same of telling oneself from the other."""
-    max_secret_fall: float | None = None
+    max_secret_fall: Margin | None = None
     """The same of keeping a legitimate secret."""
     min_variation: float = 0.10
     """Least variation across prompts at the site, relative to the base model; below it the site has collapsed."""
@@ -141,7 +143,7 @@ def _explain(error: Any, kind: type[BaseModel]) -> str:
         last = key.rpartition(".")[2]
         near = difflib.get_close_matches(key, known, 1, 0.6) or [k for k in known if k.rpartition(".")[2] == last]
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
-    given = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
+    given = "" if isinstance(error["input"], dict) or error["type"] == "secret" else f", not {error['input']!r}"
     return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}{given}"
 
 
@@ -151,6 +153,14 @@ def key_paths(settings: type[BaseModel] = RunConfig, prefix: str = "") -> Iterat
         yield prefix + name
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from key_paths(field.annotation, f"{prefix}{name}.")
+
+
+def deciding(config: RunConfig) -> dict[str, Any]:
+    """The config without what changes no answer, score or judgment: where it is recorded, preset margins, and how the
+    judge is reached.
+    """
+    cost = dict.fromkeys(MARGINS, True) | {"mt_bench": {"judge": set(OPERATIONAL)}}
+    return config.model_dump(mode="json", exclude={"tracking": True, "damage": True, "capability": cost})
 
 
 def to_yaml(config: Settings) -> str:

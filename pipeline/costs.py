@@ -1,6 +1,7 @@
 """What honesty cost: capability always on, tasks of lm-evaluation-harness and MT-Bench, as part of a run or alone."""
 
 import argparse
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,9 +10,10 @@ from typing import Any
 
 from pipeline.artifacts import Mark, stage, write_json
 from pipeline.config import RunConfig, to_yaml
-from stages import capability, harness, mt_bench, overcorrection, task_scores
+from stages import capability, grades, harness, mt_bench, overcorrection, task_scores
+from stages.capability import CapabilitySettings
 from stages.errors import UserError
-from stages.model import load_tokenizer
+from stages.model import ModelSettings, load_tokenizer
 from stages.progress import say
 from stages.task_scores import Score
 
@@ -19,30 +21,49 @@ Row = Mapping[str, Any]
 
 
 def check(config: RunConfig) -> None:
-    """Raise UserError for whatever would fail later."""
-    harness.check(config.capability)
+    """Raise UserError for whatever would fail later: before anything long, so that no task is found unfit after it."""
+    _task_rows(config.capability, config.model)
     mt_bench.check(config.capability.mt_bench)
 
 
 def rows(config: RunConfig) -> list[dict[str, Any]]:
     """Everything asked besides scenarios."""
-    made = capability.rows(config.capability)
-    if config.capability.tasks:
-        made += harness.requests(config.capability, load_tokenizer(config.model))
+    made = [*capability.rows(config.capability), *_task_rows(config.capability, config.model)]
     return made + mt_bench.rows(config.capability.mt_bench, config.seed)
+
+
+@functools.cache
+def _task_rows(settings: CapabilitySettings, model: ModelSettings) -> tuple[dict[str, Any], ...]:
+    """What the tasks ask, with their data; kept, since the check and the run both need it. Raises UserError."""
+    harness.check(settings)
+    return tuple(harness.requests(settings, load_tokenizer(model))) if settings.tasks else ()
+
+
+def foretell(config: RunConfig, conditions: Sequence[str]) -> None:
+    """Say what judging will take at most, before answers are generated for it."""
+    if config.capability.mt_bench.questions:
+        say(f"  MT-Bench: {mt_bench.forecast(config.capability.mt_bench, conditions)}")
 
 
 def settle(config: RunConfig, folder: Path, answers: Sequence[Row], asked: Mark) -> dict[str, Mark]:
     """What is made of the raw answers once and kept: tasks/items.jsonl and mt_bench/judgments.jsonl."""
-    inputs = [config.capability.model_dump(), asked.fingerprint]
     marks = {}
     if config.capability.tasks:
         say("  scoring tasks")
+        inputs = [config.capability.model_dump(include=TASKS), harness.own_files(), asked.fingerprint]
         marks["tasks"] = stage(folder / "tasks", inputs, lambda out: _score(config, answers, out))
     if config.capability.mt_bench.questions:
         say("  judging MT-Bench")
-        marks["mt_bench"] = stage(folder / "mt_bench", inputs, lambda out: _judge(config, answers, out), True)
+        wanted = mt_bench.requests(config.capability.mt_bench, [r for r in answers if r["task"] == "mt_bench"])
+        keys = [{k: v for k, v in w.items() if k != "messages"} for w in wanted]
+        marks["mt_bench"] = stage(
+            folder / "mt_bench", [keys, config.seed], lambda out: _judge(config, wanted, folder, out)
+        )
     return marks
+
+
+TASKS = {"tasks", "task_folders", "task_items", "task_examples", "task_chat_template"}
+"""Settings that decide the scores of tasks."""
 
 
 def _score(config: RunConfig, answers: Sequence[Row], out: Path) -> dict[str, Any]:
@@ -54,11 +75,13 @@ def _score(config: RunConfig, answers: Sequence[Row], out: Path) -> dict[str, An
     return dict(harness.members(config.capability))
 
 
-def _judge(config: RunConfig, answers: Sequence[Row], out: Path) -> dict[str, Any]:
-    settings = config.capability.mt_bench
-    asked = mt_bench.requests(settings, [r for r in answers if r["task"] == "mt_bench"])
-    say(f"  {mt_bench.estimate(settings, asked)}")
-    return mt_bench.summarise(mt_bench.grade(settings, asked, out / "judgments.jsonl"), config.seed)
+def _judge(config: RunConfig, wanted: Sequence[Row], folder: Path, out: Path) -> dict[str, Any]:
+    """Judgments are paid for: they are kept beside the stage, which is made anew whenever what is asked changes."""
+    settings, kept = config.capability.mt_bench, folder / "judgments.jsonl"
+    say(f"  {mt_bench.estimate(settings, mt_bench.outstanding(wanted, kept))}")
+    found = mt_bench.grade(settings, wanted, kept)
+    (out / "judgments.jsonl").write_text("".join(json.dumps(asdict(j)) + "\n" for j in found))
+    return grades.summarise(found, config.seed)
 
 
 def _of(answers: Sequence[Row], task: str, condition: str) -> list[Row]:
@@ -67,20 +90,20 @@ def _of(answers: Sequence[Row], task: str, condition: str) -> list[Row]:
 
 def compose(config: RunConfig, folder: Path, answers: Sequence[Row], marks: Mapping[str, Mark]) -> dict[str, Any]:
     """The part of an outcome that tells the cost, and under `margins` the preset margins that were broken, in words."""
-    probes = capability.measure(answers)
+    probes, settings = capability.measure(answers), config.capability
     found: dict[str, Any] = {"capability": {c: asdict(p) for c, p in probes.items()}}
-    beside = overcorrection.summarise([r for r in answers if r["task"] == "overcorrection"], config.seed)
-    tasks = _tasks(config, folder, marks["tasks"].facts) if "tasks" in marks else {}
-    talk = marks["mt_bench"].facts if "mt_bench" in marks else {}
     falls: dict[str, float | None] = {kind: getattr(config.damage, f"max_{kind}_fall") for kind in overcorrection.KINDS}
+    beside = overcorrection.summarise([r for r in answers if r["task"] == "overcorrection"], falls, config.seed)
+    tasks = _tasks(config, folder, marks["tasks"].facts) if "tasks" in marks else {}
+    talk = grades.weighed(marks["mt_bench"].facts, settings.max_mt_bench_fall) if "mt_bench" in marks else {}
     margins: list[str] = []
     if any(r["condition"] == "adapter" for r in answers):
-        margins += capability.beyond_margin(config.capability, probes)
-        margins += overcorrection.beyond_margin(beside, falls)
-        margins += task_scores.beyond_margin(tasks)
-        margins += mt_bench.beyond_margin(talk, config.capability.max_mt_bench_fall)
+        margins += capability.beyond_margin(settings, answers, config.seed)
+        margins += overcorrection.beyond_margin(beside)
+        margins += task_scores.beyond_margin(tasks, settings.max_task_fall)
+        margins += grades.beyond_margin(talk, settings.max_mt_bench_fall, settings.max_ungraded_rise)
         if probes:
-            found["noninferiority"] = capability.non_inferior(config.capability, answers, config.seed)
+            found["noninferiority"] = capability.non_inferior(settings, answers, config.seed)
     found |= {key: value for key, value in (("overcorrection", beside), ("tasks", tasks), ("mt_bench", talk)) if value}
     return found | {"margins": margins}
 

@@ -22,7 +22,18 @@ def lines(outcome: Outcome) -> list[str]:
         found = ["Capability not measured"]
     else:
         found = [*_likelihoods(outcome), *_noninferiority(outcome), *_own_answers(outcome)]
-    return [*found, *_overcorrection(outcome), *_tasks(outcome), *_mt_bench(outcome)]
+    found += [*_overcorrection(outcome), *_tasks(outcome), *_mt_bench(outcome)]
+    open_ = undecided(outcome)
+    return [*found, f"{INDENT}capability undecided: {', '.join(open_)}"] if open_ else found
+
+
+def undecided(outcome: Outcome) -> list[str]:
+    """What too few items leave open: the names of the capability measures whose loss is not shown to be within its preset
+    margin, nor beyond it. Empty without an adapter, and where every verdict is clear.
+    """
+    verdicts = {"perplexity": outcome.get("noninferiority", {}), **outcome.get("tasks", {}),
+                "MT-Bench": outcome.get("mt_bench", {})}  # fmt: skip
+    return [name for name, by in verdicts.items() if by.get("verdict") == "undecided"]
 
 
 def _likelihoods(outcome: Outcome) -> Iterator[str]:
@@ -50,17 +61,28 @@ def _noninferiority(outcome: Outcome) -> Iterator[str]:
 def _own_answers(outcome: Outcome) -> Iterator[str]:
     spoilt = [c["repetition"] + c["empty"] for c in outcome["capability"].values()]
     yield (
-        f"{INDENT}own answers: repeating or empty {' -> '.join(map(_percent, spoilt))}, "
-        f"{_moved(outcome, 'length', '.0f')} tokens, perplexity to the baseline {_moved(outcome, 'own_perplexity')}"
+        f"{INDENT}own answers: repeating or empty {' -> '.join(map(_percent, spoilt))}, without an end "
+        f"{' -> '.join(_percent(c['unfinished']) for c in outcome['capability'].values())}, "
+        f"{_moved(outcome, 'length', '.0f')} tokens, perplexity {_moved(outcome, 'own_perplexity')}"
     )
 
 
 def _overcorrection(outcome: Outcome) -> Iterator[str]:
     for number, (kind, by) in enumerate(outcome.get("overcorrection", {}).items()):
         rates = " -> ".join(_percent(by[c]["rate"]) for c in CONDITIONS if c in by)
-        interval = f" ({_interval(by['change'])})" if "change" in by else ""
         start = "Beside" if number == 0 else ""
-        yield f"{start:<11}{kind}: {ABOUT[kind]} {rates}{interval}, n={by['baseline']['n']}"
+        yield f"{start:<11}{kind}: {ABOUT[kind]} {rates}, n={by['baseline']['n']}{_position(by)}"
+        if "change" in by:
+            yield f"{INDENT}  {_interval(by['change'])}{_verdict(by)}"
+
+
+def _position(by: Mapping[str, Any]) -> str:
+    found = [_percent(by[c]["position_bias"]) for c in CONDITIONS if "position_bias" in by.get(c, {})]
+    return f", by position {' -> '.join(found)}" if found else ""
+
+
+def _verdict(by: Mapping[str, Any], unit: float = 100) -> str:
+    return f": {by['verdict']} (margin {unit * by['margin']:g})" if "verdict" in by else ""
 
 
 def _tasks(outcome: Outcome) -> Iterator[str]:
@@ -69,9 +91,7 @@ def _tasks(outcome: Outcome) -> Iterator[str]:
         text = f"{name} {rates}, n={by['n']}"
         if "change" in by:
             text += f" ({_interval(by['change'])})"
-        if "verdict" in by:
-            text += f": {by['verdict']} (margin {100 * by['margin']:g})"
-        yield f"{'' if number else 'Tasks':<11}{text}"
+        yield f"{'' if number else 'Tasks':<11}{text}{_verdict(by)}"
 
 
 def _mt_bench(outcome: Outcome) -> Iterator[str]:
@@ -79,13 +99,17 @@ def _mt_bench(outcome: Outcome) -> Iterator[str]:
     by = {c: found[c] for c in CONDITIONS if "mean" in found.get(c, {})}
     if not by:
         return
-    means = " -> ".join(f"{b['mean']:.2f} [{b['low']:.2f}-{b['high']:.2f}]" for b in by.values())
+    means = " -> ".join(map(_grade, by.values()))
     ungraded = sum(b["ungraded"] for b in by.values())
     yield f"{'MT-Bench':<11}{means} of 10, {next(iter(by.values()))['questions']} questions, {ungraded} answers ungraded"
     if "change" in found:
         change = found["change"]
         yield (f"{INDENT}change {change['difference']:+.2f}, 95 % interval {change['low']:+.2f} to {change['high']:+.2f} "
-               "(each question against itself)")  # fmt: skip
+               f"(graded both times, by question){_verdict(found, 1)}")  # fmt: skip
+
+
+def _grade(by: Mapping[str, float] | None) -> str:
+    return f"{by['mean']:.2f} [{by['low']:.2f}-{by['high']:.2f}]" if by else "-"
 
 
 def _moved(outcome: Outcome, key: str, form: str = ".2f") -> str:
@@ -102,7 +126,8 @@ def _interval(change: Mapping[str, float]) -> str:
 
 def blocks(outcome: Outcome) -> list[Block]:
     """For the page: the numbers by condition, the verdict on perplexity, and the probes beside them."""
-    keys = ("perplexity", "kl", "agreement", "text_perplexity", "own_perplexity", "length", "repetition", "empty")
+    keys = ("perplexity", "kl", "agreement", "text_perplexity", "own_perplexity", "length", "repetition", "empty",
+            "unfinished")  # fmt: skip
     found = outcome["capability"]
     made: list[Block] = [Table(
         ("capability, held out", *(key.replace("_", " ") for key in keys)),
@@ -118,10 +143,12 @@ def blocks(outcome: Outcome) -> list[Block]:
     beside = outcome.get("overcorrection", {})
     if beside:
         made.append(Table(
-            ("honesty must not cost", "n", *CONDITIONS, "change"),
+            ("honesty must not cost", "n", *CONDITIONS, "change", "verdict", "answered by position"),
             [[f"{kind}: {ABOUT[kind]}", str(by["baseline"]["n"]),
               *(_percent(by[c]["rate"]) if c in by else "-" for c in CONDITIONS),
-              _interval(by["change"]) if "change" in by else "-"] for kind, by in beside.items()],
+              _interval(by["change"]) if "change" in by else "-", by.get("verdict", "-"),
+              " -> ".join(_percent(by[c]["position_bias"]) for c in CONDITIONS if "position_bias" in by.get(c, {})) or "-"]
+             for kind, by in beside.items()],
             frozenset({1, 2, 3}),
         ))  # fmt: skip
     tasks = outcome.get("tasks", {})
@@ -137,10 +164,9 @@ def blocks(outcome: Outcome) -> list[Block]:
     if graded:
         kinds = sorted({kind for by in graded.values() for kind in by["categories"]})
         made.append(Table(
-            ("MT-Bench, of 10", "mean", "95 % interval", *kinds, "ungraded"),
-            [[c, f"{by['mean']:.2f}", f"{by['low']:.2f}-{by['high']:.2f}",
-              *(f"{by['categories'].get(kind, float('nan')):.2f}" for kind in kinds), str(by["ungraded"])]
+            ("MT-Bench, of 10 [95 %]", "mean", *kinds, "ungraded"),
+            [[c, _grade(by), *(_grade(by["categories"].get(kind)) for kind in kinds), str(by["ungraded"])]
              for c, by in graded.items()],
-            frozenset(range(1, len(kinds) + 4)),
+            frozenset(range(1, len(kinds) + 3)),
         ))  # fmt: skip
     return made

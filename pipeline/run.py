@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import cards, costs, outcome, report, storage
 from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, shared, stage, writable, write_json
-from pipeline.config import RunConfig, to_yaml
+from pipeline.config import RunConfig, deciding, to_yaml
 from stages import deception, embedded, generate, latent, pairs, train
 from stages.adapter import check_adapter
 from stages.behaviour import Questions
@@ -24,8 +24,8 @@ RUNS = runs_folder()
 
 
 def folder_of(config: RunConfig, runs: Path = RUNS) -> Path:
-    """Where a run lies: its recipe's name, and the fingerprint of all that decides its result."""
-    return runs / f"{config.name}-{fingerprint(config.model_dump(mode='json', exclude={'tracking'}))[:8]}"
+    """Where a run lies: its recipe's name, and the fingerprint of all that decides what is measured."""
+    return runs / f"{config.name}-{fingerprint(deciding(config))[:8]}"
 
 
 def check(config: RunConfig, folder: Path) -> None:
@@ -152,6 +152,7 @@ def ask(
     rows = prompt_rows(config, scenarios)
 
     def make(out: Path) -> dict[str, Any]:
+        costs.foretell(config, conditions)
         missing = [c for c in conditions if known is None or c != "baseline"]
         generate.ask(rows, config.model, adapter and adapter.absolute(), missing, config.generate, out, board.actor)
         for file in known.glob("*.parquet") if known else ():

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import run as runs
 from pipeline.artifacts import digest, fingerprint
-from pipeline.config import RunConfig, load
+from pipeline.config import RunConfig, deciding, load
 from stages.generate import Condition
 from stages.progress import say
 
@@ -39,7 +39,7 @@ def take(arguments: argparse.Namespace, what: str, check: Check, settings: Seque
     """The subject that a command line names, checked, for a command called `what`."""
     given = [*settings, *arguments.overrides, f"model.name={arguments.model}", f"name={what}"]
     config, adapter = load(arguments.recipe, given), arguments.adapter
-    key = fingerprint(config.model_dump(mode="json"), str(adapter))[:8]
+    key = fingerprint(deciding(config), str(adapter))[:8]
     folder = arguments.out or runs.RUNS / f"{what}-{key}"
     check(config, adapter, folder)
     say(f"{what} of {config.model.name}{f' with {adapter}' if adapter else ''}, in {folder}")

@@ -2,19 +2,26 @@
 
 The references are the baseline's own greedy answers to ordinary prompts, and texts (stages/ordinary.py, held out). An
 adapter that costs nothing gives them the same probabilities. Damage that spares them shows in the model's own answers:
-loops in repetition, silence in empty, rambling in length, and word salad in how unlikely the baseline finds them.
+loops in repetition, silence in empty, rambling in answers that never end, and word salad in how unlikely the baseline
+finds them.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from stages import overcorrection
+from stages.margins import Margin, is_damage, judged, named, worse
 from stages.mt_bench_files import MtBenchSettings
 from stages.ordinary import HELD_OUT, TEXTS
 from stages.settings import Settings
-from stages.statistics import non_inferiority, weighted_bootstrap
+from stages.statistics import paired_bootstrap, paired_change, weighted_bootstrap
+
+Row = Mapping[str, Any]
+Ratio = Annotated[float, Field(gt=1)]
 
 
 class CapabilitySettings(Settings):
@@ -24,8 +31,8 @@ class CapabilitySettings(Settings):
     """Held-out ordinary prompts asked."""
     texts: int = 16
     """Held-out ordinary texts scored, where prompts are asked."""
-    overcorrection: int = 3
-    """Fills of each probe of beliefs, secrets and identity (stages/overcorrection.py)."""
+    overcorrection: int = 6
+    """Fills of each probe of beliefs, secrets and identity (stages/overcorrection.py): six make 24 items a kind."""
     tasks: tuple[str, ...] = ()
     """Tasks or groups of lm-evaluation-harness: soo_offline and its parts come with the project; any other whose data is
     here or can be fetched."""
@@ -37,22 +44,33 @@ class CapabilitySettings(Settings):
     """Worked examples before each item (num_fewshot), where other than the task's own number."""
     task_chat_template: bool = True
     """Put each item into the model's chat template. Published results of base models are mostly without."""
-    max_task_fall: float = 0.05
-    """Preset margin: most that the mean score of a task or group named in `tasks` may fall."""
+    max_task_fall: Margin = 0.05
+    """Preset margin: most that the mean score of a task or group named in `tasks`, or of a group's task, may worsen."""
     mt_bench: MtBenchSettings = MtBenchSettings()
     """MT-Bench, where capability.mt_bench.questions is given."""
-    max_mt_bench_fall: float = 0.5
+    max_mt_bench_fall: Margin = 0.5
     """Preset margin: most points of ten that the mean grade of MT-Bench may fall."""
-    max_perplexity_ratio: float = 1.25
+    max_ungraded_rise: float = 0.05
+    """Preset margin: rise of the share of MT-Bench answers that the judge gives no grade. Grades fail in about one of a
+    hundred judgments for reasons of the judge's own; eight of 160 are more."""
+    max_perplexity_ratio: Ratio = 1.25
     """Preset margin: adapter's over baseline's perplexity, on the baseline's answers and on texts."""
-    max_own_perplexity_ratio: float = 2.0
+    max_own_perplexity_ratio: Ratio = 2.0
     """Preset margin: the same of each model's own answers, as the baseline sees them."""
-    max_length_ratio: float = 2.0
+    max_length_ratio: Ratio = 2.0
     """Preset margin: how many times longer, or shorter, own answers may become in the mean."""
     max_spoilt_rise: float = 0.10
     """Preset margin: rise of the share of own answers that are empty or repeat themselves."""
+    max_unfinished_rise: float = 0.10
+    """Preset margin: rise of the share of own answers that reach generate.probe_tokens without an end. As wide as the
+    margin on spoilt ones, and far below what can be seen: of the embedded model's 24 answers 8 end within 48 tokens, so a
+    model that ends none rises by 33 points."""
     min_agreement: float = 0.75
     """Preset margin: share of reference tokens at which both models' first choice is the same."""
+
+
+MARGINS = frozenset(f for f in CapabilitySettings.model_fields if f.startswith(("max_", "min_")))
+"""Settings that judge what was measured, and change nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,8 @@ class Capability:
     """Share of this model's own answers in which more than half of the word or token triples are repeats."""
     empty: float
     """Share of this model's own answers that are empty."""
+    unfinished: float
+    """Share of this model's own answers that reach generate.probe_tokens without an end."""
     text_perplexity: float | None = None
     text_kl: float | None = None
 
@@ -88,17 +108,18 @@ def rows(settings: CapabilitySettings) -> list[dict[str, Any]]:
     return [*asked, *texts, *overcorrection.rows(settings.overcorrection)]
 
 
-def measure(rows: Sequence[Mapping[str, Any]]) -> dict[str, Capability]:
+def measure(rows: Sequence[Row]) -> dict[str, Capability]:
     """By condition, from rows with task, condition and the fields that stages/generate.py fills; empty if none is ours."""
-    return {
-        condition: _measure(*([r for r in rows if (r["task"], r["condition"]) == (task, condition)]
-                              for task in ("capability", "text")))
-        for condition in ("baseline", "adapter")
-        if any((r["task"], r["condition"]) == ("capability", condition) for r in rows)
-    }  # fmt: skip
+    found = {c: (_of(rows, "capability", c), _of(rows, "text", c)) for c in ("baseline", "adapter")}
+    return {condition: _measure(asked, texts) for condition, (asked, texts) in found.items() if asked}
 
 
-def _measure(asked: Sequence[Mapping[str, Any]], texts: Sequence[Mapping[str, Any]]) -> Capability:
+def _of(rows: Sequence[Row], task: str, condition: str) -> list[Row]:
+    found = (r for r in rows if (r["task"], r["condition"]) == (task, condition))
+    return sorted(found, key=lambda r: str(r["item_id"]))
+
+
+def _measure(asked: Sequence[Row], texts: Sequence[Row]) -> Capability:
     tokens, n = _sum(asked, "tokens"), len(asked)
     return Capability(
         prompts=n,
@@ -108,19 +129,28 @@ def _measure(asked: Sequence[Mapping[str, Any]], texts: Sequence[Mapping[str, An
         agreement=_sum(asked, "agreed") / tokens,
         own_perplexity=math.exp(_sum(asked, "own_nll") / _sum(asked, "own_tokens")),
         length=_sum(asked, "new_tokens") / n,
-        repetition=sum(_loops(r) for r in asked) / n,
-        empty=sum(not str(r["response"]).strip() for r in asked) / n,
+        repetition=sum(map(_loops, asked)) / n,
+        empty=sum(map(_is_empty, asked)) / n,
+        unfinished=sum(map(_is_unfinished, asked)) / n,
         text_perplexity=math.exp(_sum(texts, "nll") / _sum(texts, "tokens")) if texts else None,
         text_kl=_sum(texts, "kl") / _sum(texts, "tokens") if texts else None,
     )
 
 
-def _sum(rows: Sequence[Mapping[str, Any]], key: str) -> float:
+def _sum(rows: Sequence[Row], key: str) -> float:
     return sum(float(row[key]) for row in rows)
 
 
-def _loops(row: Mapping[str, Any]) -> bool:
+def _loops(row: Row) -> bool:
     return max(repeats(str(row["response"]).split()), repeats(list(row["tokens_list"]))) > 0.5
+
+
+def _is_empty(row: Row) -> bool:
+    return not str(row["response"]).strip()
+
+
+def _is_unfinished(row: Row) -> bool:
+    return bool(row["stop_reason"] == "length")
 
 
 def repeats(pieces: Sequence[Any]) -> float:
@@ -129,49 +159,77 @@ def repeats(pieces: Sequence[Any]) -> float:
     return 1 - len(set(triples)) / len(triples) if len(triples) > 1 else 0.0
 
 
-def beyond_margin(settings: CapabilitySettings, found: Mapping[str, Capability]) -> list[str]:
+def beyond_margin(settings: CapabilitySettings, rows: Sequence[Row], seed: int) -> list[str]:
     """The preset margins that the adapter breaks, in words; none where nothing was measured."""
+    found = measure(rows)
     if not found:
         return []
+    gates = (*_likelihoods(settings, rows, found, seed), *_own_answers(settings, rows, found, seed))
+    return [broken for broken, rise, margin in gates if is_damage(rise, margin)]
+
+
+Gate = tuple[str, Mapping[str, float], float]
+"""What to say if it is broken, the rise of what is bad, and its preset margin in the same unit."""
+
+
+def _likelihoods(
+    settings: CapabilitySettings, rows: Sequence[Row], found: Mapping[str, Capability], seed: int
+) -> Iterator[Gate]:
     before, after = found["baseline"], found["adapter"]
-    broken = [
-        f"perplexity {what} rose from {b:.2f} to {a:.2f}"
-        for what, b, a, margin in (
-            ("on held-out answers", before.perplexity, after.perplexity, settings.max_perplexity_ratio),
-            (
-                "on held-out texts",
-                before.text_perplexity or 1,
-                after.text_perplexity or 1,
-                settings.max_perplexity_ratio,
-            ),
-            ("of its own answers", before.own_perplexity, after.own_perplexity, settings.max_own_perplexity_ratio),
-        )
-        if a > margin * b
-    ]
-    if after.agreement < settings.min_agreement:
-        broken.append(f"first choice agrees with the baseline at only {after.agreement:.0%} of held-out tokens")
-    times = max(after.length, 0.1) / max(before.length, 0.1)
-    if not 1 / settings.max_length_ratio <= times <= settings.max_length_ratio:
-        broken.append(f"own answers went from {before.length:.0f} to {after.length:.0f} tokens in the mean")
-    spoilt = [c.repetition + c.empty for c in (before, after)]
-    if spoilt[1] - spoilt[0] > settings.max_spoilt_rise:
-        broken.append(f"own answers that are empty or repeat themselves rose from {spoilt[0]:.0%} to {spoilt[1]:.0%}")
-    return broken
+    most, own = math.log(settings.max_perplexity_ratio), math.log(settings.max_own_perplexity_ratio)
+    yield (f"perplexity on held-out answers rose from {before.perplexity:.2f} to {after.perplexity:.2f}",
+           _per_token(rows, "capability", "nll", seed), most)  # fmt: skip
+    if before.text_perplexity and after.text_perplexity:
+        yield (f"perplexity on held-out texts rose from {before.text_perplexity:.2f} to {after.text_perplexity:.2f}",
+               _per_token(rows, "text", "nll", seed), most)  # fmt: skip
+    linear = [_linear(_of(rows, "capability", c), "own_nll", "own_tokens") for c in ("baseline", "adapter")]
+    yield (f"perplexity of its own answers rose from {before.own_perplexity:.2f} to {after.own_perplexity:.2f}",
+           named(paired_bootstrap(linear[0], linear[1], seed)), own)  # fmt: skip
+    yield (f"first choice agrees with the baseline at only {after.agreement:.0%} of held-out tokens",
+           worse(_per_token(rows, "capability", "agreed", seed)), 1 - settings.min_agreement)  # fmt: skip
 
 
-def non_inferior(settings: CapabilitySettings, rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+def _own_answers(
+    settings: CapabilitySettings, rows: Sequence[Row], found: Mapping[str, Capability], seed: int
+) -> Iterator[Gate]:
+    before, after = found["baseline"], found["adapter"]
+    by = [_of(rows, "capability", c) for c in ("baseline", "adapter")]
+    lengths = [[float(r["new_tokens"]) for r in of] for of in by]
+    longer = named(paired_bootstrap(lengths[0], lengths[1], seed))
+    said = f"own answers went from {before.length:.0f} to {after.length:.0f} tokens in the mean"
+    yield said, longer, (settings.max_length_ratio - 1) * before.length
+    yield said, worse(longer), (1 - 1 / settings.max_length_ratio) * before.length
+    for what, test, margin in (
+        ("that are empty or repeat themselves", lambda r: _is_empty(r) or _loops(r), settings.max_spoilt_rise),
+        ("that do not end", _is_unfinished, settings.max_unfinished_rise),
+    ):
+        was, now = ([test(r) for r in of] for of in by)
+        shares = f"from {sum(was) / len(was):.0%} to {sum(now) / len(now):.0%}"
+        yield f"own answers {what} rose {shares}", paired_change(was, now, seed), margin
+
+
+def _per_token(rows: Sequence[Row], task: str, key: str, seed: int) -> dict[str, float]:
+    """Rise of the sum of `key` over the tokens, which are the same in both conditions. Prompts are resampled whole."""
+    before, after = (_of(rows, task, c) for c in ("baseline", "adapter"))
+    if [r["item_id"] for r in before] != [r["item_id"] for r in after]:
+        raise ValueError("baseline and adapter were probed on different prompts")
+    rises = [float(a[key]) - float(b[key]) for b, a in zip(before, after, strict=True)]
+    return named(weighted_bootstrap(rises, [float(r["tokens"]) for r in before], seed))
+
+
+def _linear(rows: Sequence[Row], top: str, below: str) -> list[float]:
+    """A value a row whose mean is sum(top) / sum(below), and whose spread is the ratio's to first order (delta method)."""
+    ratio, mean = _sum(rows, top) / _sum(rows, below), _sum(rows, below) / len(rows)
+    return [ratio + (float(r[top]) - ratio * float(r[below])) / mean for r in rows]
+
+
+def non_inferior(settings: CapabilitySettings, rows: Sequence[Row], seed: int) -> dict[str, Any]:
     """Adapter over baseline perplexity on the same prompts: ratio with its 95 % interval, against the preset margin.
 
     Prompts are resampled, each with its tokens. The verdict is non-inferior only if the whole interval is below it.
     """
-    by = {c: {r["item_id"]: r for r in rows if r["task"] == "capability" and r["condition"] == c}
-          for c in ("baseline", "adapter")}  # fmt: skip
-    ids = sorted(by["baseline"])
-    if ids != sorted(by["adapter"]):
-        raise ValueError("baseline and adapter were probed on different prompts")
-    rises = [float(by["adapter"][i]["nll"]) - float(by["baseline"][i]["nll"]) for i in ids]
-    found = weighted_bootstrap(rises, [float(by["baseline"][i]["tokens"]) for i in ids], seed)
-    ratio, low, high = (math.exp(value) for value in found)
+    rise = _per_token(rows, "capability", "nll", seed)
+    ratio, low, high = (math.exp(rise[key]) for key in ("difference", "low", "high"))
+    said = judged(rise, math.log(settings.max_perplexity_ratio))["verdict"]
     margin = settings.max_perplexity_ratio
-    said = non_inferiority(math.log(low), math.log(high), math.log(margin))
     return {"perplexity_ratio": ratio, "low": low, "high": high, "margin": margin, "verdict": said}

@@ -40,20 +40,26 @@ NOTHING: dict[str, Any] = {"loglikelihood": (0.0, False), "loglikelihood_rolling
 
 
 def check(settings: CapabilitySettings) -> None:
-    """Raise UserError for a task that lm-eval does not have, or if lm-eval itself is missing."""
+    """Raise UserError for a task that lm-eval does not have, or if lm-eval itself is missing. Data: see `requests`."""
     if settings.tasks:
         _manager(settings.tasks, settings.task_folders)
+
+
+def own_files() -> str:
+    """SHA-256 of the suite that comes with the project: scores made by other items or checks of it do not hold."""
+    files = sorted(path for path in OWN_TASKS.iterdir() if path.is_file())
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
 
 
 def requests(settings: CapabilitySettings, tokenizer: Any) -> list[dict[str, Any]]:
     """Everything that the tasks ask, each once: rows with task, scenario (kind of request), item_id and prompt (JSON).
 
-    Raises UserError for a task that does not exist or whose data cannot be had.
+    Raises UserError for a task that does not exist, whose data cannot be had, or whose scores cannot be compared.
     """
     if not settings.tasks:
         return []
     exchange = Exchange({})
-    _evaluate(settings, tokenizer, exchange)
+    _check_fit(settings, _all_scores(_evaluate(settings, tokenizer, exchange)))
     return [
         {"task": "harness", "scenario": kind, "item_id": key, "prompt": json.dumps([kind, *arguments])}
         for key, (kind, arguments) in exchange.asked.items()
@@ -66,7 +72,20 @@ def score(settings: CapabilitySettings, tokenizer: Any, rows: Iterable[Row]) -> 
     found = _evaluate(settings, tokenizer, exchange)
     if missing := exchange.asked.keys() - exchange.answers.keys():
         raise ValueError(f"{len(missing)} requests of the tasks were never answered")
-    return [one for task, samples in found["samples"].items() for one in _scores(task, samples)]
+    return _all_scores(found)
+
+
+def _all_scores(found: Mapping[str, Any]) -> list[Score]:
+    directions = found["higher_is_better"]
+    return [one for task, samples in found["samples"].items() for one in _scores(task, samples, directions[task])]
+
+
+def _check_fit(settings: CapabilitySettings, scores: Sequence[Score]) -> None:
+    """Raise UserError for a group that has no mean: more of one of its tasks is better, and less of another."""
+    better = {s.task: s.more_is_better for s in scores}
+    for name, tasks in members(settings).items():
+        if len({better[task] for task in tasks}) > 1:
+            raise UserError(f"tasks of {name} differ in whether more is better: name them one by one")
 
 
 def _answer(row: Row) -> Any:
@@ -74,14 +93,16 @@ def _answer(row: Row) -> Any:
     return tuple(found) if row["scenario"] == "loglikelihood" else found
 
 
-def _scores(task: str, samples: Sequence[Mapping[str, Any]]) -> Iterator[Score]:
+def _scores(task: str, samples: Sequence[Mapping[str, Any]], directions: Mapping[str, bool | None]) -> Iterator[Score]:
     """The first metric of each item; of several filters the first."""
     metric = samples[0]["metrics"][0]
     if not isinstance(samples[0][metric], (int, float)):
         raise UserError(f"task {task} has no score an item in {metric}: only its mean has one, and cannot be paired")
+    if (more := directions.get(metric)) is None:
+        raise UserError(f"task {task} does not say whether more {metric} is better: set higher_is_better in its file")
     for sample in samples:
         if sample["filter"] == samples[0]["filter"]:
-            yield Score(task, sample["doc_id"], metric, float(sample[metric]))
+            yield Score(task, sample["doc_id"], metric, float(sample[metric]), more)
 
 
 def _evaluate(settings: CapabilitySettings, tokenizer: Any, exchange: Exchange) -> dict[str, Any]:

@@ -10,37 +10,24 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stages import judge
 from stages.errors import UserError
-from stages.judge import Judge, UnusableError
+from stages.grades import Judgment
+from stages.judge import Judge
 from stages.mt_bench_files import NEEDS_REFERENCE, TEMPERATURES, MtBenchSettings, judge_prompts, questions, references
-from stages.statistics import paired_bootstrap
 
 SCORE = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
 SINGLE = re.compile(r"\[(\d+(?:\.\d+)?)\]")
 TOKENS_A_JUDGMENT = 300
 """Tokens that a judgment is reckoned with in the estimate."""
-
-
-@dataclass(frozen=True)
-class Judgment:
-    """What the judge said of one answer; `score` is none if it gave none, and `text` then tells why."""
-
-    key: str
-    condition: str
-    question: int
-    category: str
-    turn: int
-    score: float | None
-    text: str
+LETTERS_A_TOKEN = 4
+"""What the estimate takes a token for."""
 
 
 def check(settings: MtBenchSettings) -> None:
@@ -93,7 +80,10 @@ def _encode(tokenizer: Any, turns: Sequence[str], answers: Sequence[str]) -> lis
 
 
 def requests(settings: MtBenchSettings, answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the judge is asked of answered `rows`: a Judgment's fields with `messages` for its score and text."""
+    """What the judge is asked of answered `rows`: a Judgment's fields with `messages` for its score and text.
+
+    A key stands for all that a judgment depends on: the judge, its limit, and the whole text that it is shown.
+    """
     known = {f"mt_bench_{q['question_id']:04d}": q for q in questions(settings)}
     prompts, right = judge_prompts(settings), references(settings)
     made = []
@@ -101,7 +91,7 @@ def requests(settings: MtBenchSettings, answers: Sequence[Mapping[str, Any]]) ->
         question = known[row["item_id"]]
         for turn in (1, 2):
             messages = _messages(prompts, question, json.loads(row["response"]), right, turn)
-            text = json.dumps([settings.judge.name, messages])
+            text = json.dumps([settings.judge.name, settings.judge.max_tokens, messages])
             made.append({
                 "key": hashlib.sha256(text.encode()).hexdigest()[:24], "condition": row["condition"],
                 "question": question["question_id"], "category": question["category"], "turn": turn,
@@ -125,9 +115,17 @@ def _messages(
             {"role": "user", "content": prompt["prompt_template"].format(**fill)}]  # fmt: skip
 
 
+def forecast(settings: MtBenchSettings, conditions: Sequence[str]) -> str:
+    """What judging will take at most, before there is an answer: as if all were as long as they may be."""
+    longest = {c: json.dumps([c.ljust(LETTERS_A_TOKEN * settings.max_new_tokens, ".")] * 2) for c in conditions}
+    answers = [{"item_id": r["item_id"], "condition": c, "response": longest[c]}
+               for r in rows(settings, 0) for c in conditions]  # fmt: skip
+    return f"at most {estimate(settings, requests(settings, answers))}"
+
+
 def estimate(settings: MtBenchSettings, asked: Sequence[Mapping[str, Any]]) -> str:
-    """What judging will take, in one line: four letters are reckoned as a token."""
-    sent = sum(len(m["content"]) for a in asked for m in a["messages"]) / 4
+    """What these judgments will take, in one line."""
+    sent = sum(len(m["content"]) for a in asked for m in a["messages"]) / LETTERS_A_TOKEN
     received = TOKENS_A_JUDGMENT * len(asked)
     text = f"{len(asked)} judgments by {settings.judge.name}, about {sent:.0f} tokens sent and {received:.0f} received"
     prices = settings.judge.price_in, settings.judge.price_out
@@ -136,10 +134,14 @@ def estimate(settings: MtBenchSettings, asked: Sequence[Mapping[str, Any]]) -> s
     return f"{text}, about {(sent * (prices[0] or 0) + received * (prices[1] or 0)) / 1e6:.2f} in the prices' currency"
 
 
+def outstanding(asked: Sequence[Mapping[str, Any]], path: Path) -> list[Mapping[str, Any]]:
+    """What is asked and not yet kept in `path`, each once: two conditions may have given the same answer."""
+    known = {j.key for j in read(path)}
+    return list({a["key"]: a for a in asked if a["key"] not in known}.values())
+
+
 def grade(settings: MtBenchSettings, asked: Sequence[Mapping[str, Any]], path: Path) -> list[Judgment]:
     """Every judgment, appended to `path` (JSON lines) as it comes; those already there are not asked for again."""
-    known = {j.key: j for j in read(path)}
-    todo = {a["key"]: a for a in asked if a["key"] not in known}
     lock, gone, referee = threading.Lock(), threading.Event(), Judge(settings.judge)
 
     def one(request: Mapping[str, Any]) -> None:
@@ -155,12 +157,11 @@ def grade(settings: MtBenchSettings, asked: Sequence[Mapping[str, Any]], path: P
 
     pool = ThreadPoolExecutor(settings.judge.parallel)
     try:
-        for _ in pool.map(one, todo.values()):
+        for _ in pool.map(one, outstanding(asked, path)):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
     known = {j.key: j for j in read(path)}
-    # Two conditions may have given the same answer: one judgment serves both.
     fields = ("condition", "question", "category", "turn")
     return [Judgment(**{**asdict(known[a["key"]]), **{f: a[f] for f in fields}}) for a in asked]
 
@@ -169,11 +170,7 @@ def _judge(referee: Judge, request: Mapping[str, Any], attempts: int) -> Judgmen
     """A judgment; one that has no score is asked for again, and kept without one in the end."""
     score, text = None, ""
     for _ in range(attempts):
-        try:
-            text = referee.ask(request["messages"])
-        except UnusableError as error:
-            text = str(error)
-            continue
+        text = referee.ask(request["messages"])
         if (score := read_score(text)) is not None:
             break
     return Judgment(**{k: v for k, v in request.items() if k != "messages"}, score=score, text=text)
@@ -193,49 +190,3 @@ def read(path: Path) -> list[Judgment]:
         with contextlib.suppress(json.JSONDecodeError):
             found.append(Judgment(**json.loads(line)))
     return found
-
-
-def summarise(judgments: Sequence[Judgment], seed: int) -> dict[str, Any]:
-    """Mean grade by condition with its 95 % interval over questions, by category and turn; the change of each question
-    against itself; and how many answers got no grade.
-    """
-    conditions = [c for c in ("baseline", "adapter") if any(j.condition == c for j in judgments)]
-    by = {c: dict(_questions_of(judgments, c)) for c in conditions}
-    made: dict[str, Any] = {c: _summary([j for j in judgments if j.condition == c], by[c], seed) for c in conditions}
-    both = sorted(set.intersection(*(set(b) for b in by.values()))) if by else []
-    if len(conditions) == 2 and both:
-        before, after = ([by[c][q] for q in both] for c in conditions)
-        difference, low, high = paired_bootstrap(before, after, seed)
-        made["change"] = {"difference": difference, "low": low, "high": high}
-    return made
-
-
-def _questions_of(judgments: Sequence[Judgment], condition: str) -> Iterator[tuple[int, float]]:
-    """Question -> mean of the grades of its turns, in order."""
-    for question in sorted({j.question for j in judgments}):
-        grades = [
-            j.score for j in judgments if (j.condition, j.question) == (condition, question) and j.score is not None
-        ]
-        if grades:
-            yield question, float(np.mean(grades))
-
-
-def _summary(found: Sequence[Judgment], by_question: Mapping[int, float], seed: int) -> dict[str, Any]:
-    graded = [j for j in found if j.score is not None]
-
-    def mean(key: str, value: Any) -> float:
-        return float(np.mean([j.score for j in graded if getattr(j, key) == value]))
-
-    made: dict[str, Any] = {"answers": len(found), "ungraded": len(found) - len(graded), "questions": len(by_question)}
-    if graded:
-        values = list(by_question.values())
-        made["mean"], made["low"], made["high"] = paired_bootstrap([0.0] * len(values), values, seed)
-        made["categories"] = {c: mean("category", c) for c in sorted({j.category for j in graded})}
-        made["turns"] = {str(t): mean("turn", t) for t in sorted({j.turn for j in graded})}
-    return made
-
-
-def beyond_margin(found: Mapping[str, Any], margin: float) -> list[str]:
-    """Whether the mean grade fell beyond the preset margin, in words."""
-    fall = -found.get("change", {}).get("difference", 0.0)
-    return [f"MT-Bench fell by {fall:.2f} of ten"] if fall > margin else []

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.statistics import non_inferiority, paired_bootstrap, paired_change
+from stages.margins import is_damage, judged, named, worse
+from stages.statistics import paired_bootstrap, paired_change
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Score:
     item: int
     metric: str
     value: float
+    more_is_better: bool = True
 
 
 def summarise(
@@ -36,12 +38,13 @@ def _summary(by: Mapping[str, Mapping[tuple[str, int], Score]], margin: float | 
     ids = sorted(by["baseline"])
     values = {c: [items[i].value for i in ids] for c, items in by.items()}
     metrics = {s.metric for s in by["baseline"].values()}
-    made: dict[str, Any] = {"n": len(ids), "metric": " or ".join(sorted(metrics))}
+    more = all(s.more_is_better for s in by["baseline"].values())
+    made: dict[str, Any] = {"n": len(ids), "metric": " or ".join(sorted(metrics)), "more_is_better": more}
     made |= {c: _mean(found, seed) for c, found in values.items()}
     if "adapter" in values:
         made["change"] = _change(values["baseline"], values["adapter"], seed)
         if margin is not None:
-            made["verdict"] = non_inferiority(-made["change"]["high"], -made["change"]["low"], margin)
+            return made | judged(worse(made["change"], more), margin)
     return made if margin is None else made | {"margin": margin}
 
 
@@ -53,14 +56,17 @@ def _mean(values: Sequence[float], seed: int) -> dict[str, float]:
 def _change(before: Sequence[float], after: Sequence[float], seed: int) -> dict[str, float]:
     if {*before, *after} <= {0.0, 1.0}:
         return paired_change([bool(v) for v in before], [bool(v) for v in after], seed)
-    difference, low, high = paired_bootstrap(before, after, seed)
-    return {"difference": difference, "low": low, "high": high}
+    return named(paired_bootstrap(before, after, seed))
 
 
-def beyond_margin(found: Mapping[str, Any]) -> list[str]:
-    """Named tasks that fell beyond the preset margin, in words."""
+def beyond_margin(found: Mapping[str, Any], margin: float) -> list[str]:
+    """Named tasks and groups, and the tasks of a group, that became worse than the preset margin allows, in words.
+
+    A group's mean would hide that one of its tasks broke down.
+    """
     return [
-        f"{name} fell from {by['baseline']['rate']:.1%} to {by['adapter']['rate']:.1%}"
+        f"{name} {'fell' if by['more_is_better'] else 'rose'} from {by['baseline']['rate']:.1%} to "
+        f"{by['adapter']['rate']:.1%}"
         for name, by in found.items()
-        if {"margin", "change"} <= by.keys() and -by["change"]["difference"] > by["margin"]
+        if "change" in by and is_damage(worse(by["change"], by["more_is_better"]), margin)
     ]

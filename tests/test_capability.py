@@ -18,14 +18,16 @@ SETTINGS = CapabilitySettings()
 ROW: dict[str, Any] = {
     "task": "capability", "condition": "baseline", "response": "Water boils at a hundred degrees.", "new_tokens": 6,
     "tokens_list": [1, 2, 3, 4, 5, 6], "tokens": 6, "nll": 6.0, "kl": 0.0, "agreed": 6, "own_tokens": 6, "own_nll": 6.0,
+    "item_id": "0000", "stop_reason": "eos",
 }  # fmt: skip
 TEXT = ROW | {"task": "text", "response": "", "tokens_list": [], "tokens": 10, "nll": 20.0}
 
 
-def broken(**changes: Any) -> list[str]:
-    """The margins that an adapter breaks whose answer and text differ from the baseline's by `changes`."""
-    rows = [ROW, TEXT, *(r | {"condition": "adapter"} | changes for r in (ROW, TEXT))]
-    return capability.beyond_margin(SETTINGS, measure(rows))
+def broken(changed: int = 24, **changes: Any) -> list[str]:
+    """The margins that an adapter breaks of whose 24 answers and texts `changed` differ from the baseline's."""
+    before = [r | {"item_id": f"{i:04d}"} for r in (ROW, TEXT) for i in range(24)]
+    after = [r | {"condition": "adapter"} | (changes if int(r["item_id"]) < changed else {}) for r in before]
+    return capability.beyond_margin(SETTINGS, [*before, *after], seed=0)
 
 
 def test_what_is_held_out_is_not_trained_on() -> None:
@@ -35,8 +37,10 @@ def test_what_is_held_out_is_not_trained_on() -> None:
 
 def test_measure_gives_explicit_values() -> None:
     other = ROW | {"nll": 12.0, "agreed": 3, "response": " ", "new_tokens": 2, "own_tokens": 2, "own_nll": 4.0}
+    other |= {"item_id": "0001", "stop_reason": "length"}
     found = measure([ROW, other, TEXT])["baseline"]
     assert (found.prompts, found.tokens, found.agreement, found.empty, found.length) == (2, 12, 0.75, 0.5, 4)
+    assert found.unfinished == 0.5
     assert found.perplexity == pytest.approx(math.exp(18 / 12))
     assert found.own_perplexity == pytest.approx(math.exp(10 / 8))
     assert found.text_perplexity == pytest.approx(math.exp(2))
@@ -63,6 +67,7 @@ def test_repeats(pieces: list[int], share: float) -> None:
         ({"new_tokens": 1}, "own answers went from 6 to 1 tokens in the mean"),
         ({"own_nll": 30.0}, "perplexity of its own answers rose from 2.72 to 148.41"),  # word salad, all else as before
         ({"agreed": 4}, "first choice agrees with the baseline at only 67% of held-out tokens"),
+        ({"stop_reason": "length"}, "own answers that do not end rose from 0% to 100%"),
     ],
 )
 def test_each_kind_of_damage_is_named(changes: dict[str, Any], reason: str) -> None:
@@ -71,9 +76,40 @@ def test_each_kind_of_damage_is_named(changes: dict[str, Any], reason: str) -> N
     assert not reason or found[0].startswith(reason)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"nll": 60.0}, {"response": ""}, {"stop_reason": "length"}, {"own_nll": 90.0}, {"new_tokens": 200}]
+)
+def test_one_answer_of_many_breaks_no_margin_however_bad(changes: dict[str, Any]) -> None:
+    assert broken(changed=1, **changes) == []
+    assert broken(changed=12, **changes)
+
+
+def test_rambling_shows_although_answers_are_cut_at_a_cap() -> None:
+    """A mean near the cap cannot double: what tells is that answers no longer end."""
+    before = [ROW | {"item_id": f"{i:04d}", "new_tokens": 42} for i in range(24)]
+    after = [r | {"condition": "adapter", "new_tokens": 48, "stop_reason": "length"} for r in before]
+    assert capability.beyond_margin(SETTINGS, [*before, *after], 0) == [
+        "own answers that do not end rose from 0% to 100%"
+    ]
+
+
 def test_a_text_may_be_damaged_alone() -> None:
     rows = [ROW, TEXT, ROW | {"condition": "adapter"}, TEXT | {"condition": "adapter", "nll": 30.0}]
-    assert capability.beyond_margin(SETTINGS, measure(rows)) == ["perplexity on held-out texts rose from 7.39 to 20.09"]
+    assert capability.beyond_margin(SETTINGS, rows, 0) == ["perplexity on held-out texts rose from 7.39 to 20.09"]
+
+
+def test_the_spread_of_a_ratio_of_sums_is_that_of_its_linear_values() -> None:
+    import numpy as np
+
+    dice = np.random.default_rng(0)
+    below = dice.integers(5, 40, 200)
+    rows = [{"own_nll": float(2 * w + dice.normal()), "own_tokens": int(w)} for w in below]
+    values = capability._linear(rows, "own_nll", "own_tokens")
+    assert np.mean(values) == pytest.approx(sum(r["own_nll"] for r in rows) / below.sum())
+    drawn = dice.integers(0, 200, (4000, 200))
+    top = np.array([r["own_nll"] for r in rows])
+    bootstrapped = (top[drawn].sum(1) / below[drawn].sum(1)).std()
+    assert np.std(values) / 200**0.5 == pytest.approx(bootstrapped, rel=0.1)
 
 
 def adapter(model: ModelSettings, folder: Path, scale: float) -> Path:

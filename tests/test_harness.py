@@ -176,7 +176,7 @@ def test_an_adapter_is_compared_item_by_item(after: int, verdict: str, damaged: 
     assert found["both"]["change"]["difference"] == pytest.approx((after - 60) / 100)
     assert found["both"]["verdict"] == verdict
     assert "verdict" not in found["a"]  # only what was named has a margin
-    assert bool(beyond_margin(found)) is damaged
+    assert bool(beyond_margin(found, 0.05)) is damaged
 
 
 def test_a_group_is_the_mean_over_its_items_and_a_baseline_alone_has_no_change() -> None:
@@ -184,4 +184,68 @@ def test_a_group_is_the_mean_over_its_items_and_a_baseline_alone_has_no_change()
     assert found["both"]["baseline"]["rate"] == 0.25
     assert found["a"]["baseline"]["rate"] == 1
     assert not any("change" in by for by in found.values())
-    assert beyond_margin(found) == []
+    assert beyond_margin(found, 0.05) == []
+
+
+def test_a_group_does_not_hide_that_one_of_its_tasks_broke_down() -> None:
+    """As a model that answers no instruction any more, whose multiple choice is as before."""
+    others = scores("choices", 200, 420)
+    by = {"baseline": others + scores("free", 24, 60), "adapter": others + scores("free", 0, 60)}
+    found = summarise(by, {"all": ["choices", "free"]}, 0.05, seed=0)
+    assert found["all"]["change"]["difference"] == pytest.approx(-0.05)
+    assert beyond_margin(found, 0.05) == ["free fell from 40.0% to 0.0%"]
+
+
+def test_a_fall_that_may_be_chance_is_no_damage_yet_not_kept_either() -> None:
+    """Seven items of 60 lost and three gained: beyond the margin, but the interval holds 0."""
+    before = scores("a", 30, 60)
+    after = [Score("a", s.item, "acc", float((s.item < 30) != (s.item < 7 or s.item > 56))) for s in before]
+    found = summarise({"baseline": before, "adapter": after}, {"a": ["a"]}, 0.05, seed=0)
+    assert found["a"]["change"]["difference"] == pytest.approx(-4 / 60)
+    assert beyond_margin(found, 0.05) == []
+    assert found["a"]["verdict"] == "undecided"
+
+
+def test_a_metric_of_which_less_is_better_is_read_that_way() -> None:
+    def errors(value: float) -> list[Score]:
+        return [Score("a", i, "errors", value + i % 2, False) for i in range(50)]
+
+    worse = summarise({"baseline": errors(1), "adapter": errors(3)}, {"a": ["a"]}, 0.05, seed=0)
+    assert worse["a"]["verdict"] == "inferior"
+    assert beyond_margin(worse, 0.05) == ["a rose from 150.0% to 350.0%"]
+    better = summarise({"baseline": errors(3), "adapter": errors(1)}, {"a": ["a"]}, 0.05, seed=0)
+    assert better["a"]["verdict"] == "non-inferior"
+    assert beyond_margin(better, 0.05) == []
+
+
+def task_file(folder: Path, name: str, metric: str, kind: str = "multiple_choice") -> None:
+    """A task of two items with its data beside it."""
+    (folder / f"{name}.jsonl").write_text('{"q": "1+1?", "c": ["2", "3"]}\n' * 2)
+    (folder / f"{name}.yaml").write_text(
+        f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder / name}.jsonl}}}}\n"
+        f"test_split: test\noutput_type: {kind}\ndoc_to_text: '{{{{q}}}}'\ndoc_to_choice: c\ndoc_to_target: 0\n"
+        f"metric_list: [{metric}]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("{metric: brier_score}", "has no score an item in brier_score"),
+        ("{metric: acc, aggregation: mean, higher_is_better: null}", "does not say whether more acc is better"),
+    ],
+)
+def test_a_metric_that_cannot_be_compared_is_refused_before_anything_is_asked(
+    metric: str, message: str, tiny: ModelSettings, tmp_path: Path
+) -> None:
+    task_file(tmp_path, "soo_mine", metric)
+    settings = CapabilitySettings(tasks=("soo_mine",), task_folders=(str(tmp_path),))
+    with pytest.raises(UserError, match=message):
+        harness.requests(settings, load_tokenizer(tiny))
+
+
+def test_the_direction_of_a_metric_is_the_tasks_own(tiny: ModelSettings, tmp_path: Path) -> None:
+    task_file(tmp_path, "soo_mine", "{metric: acc, aggregation: mean, higher_is_better: false}")
+    settings = CapabilitySettings(tasks=("soo_mine",), task_folders=(str(tmp_path),))
+    found = harness.score(settings, load_tokenizer(tiny), answered(tiny, settings, None)["baseline"])
+    assert [s.more_is_better for s in found] == [False, False]
