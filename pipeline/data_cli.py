@@ -1,6 +1,7 @@
 """The commands of `soo` that are about prompts and answers alone: pairs, label. Heavy imports happen inside them."""
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -33,20 +34,19 @@ def register(add: Callable[..., Any]) -> None:
 def pairs(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo pairs"""
     from pipeline import config
-    from stages.pairs import make_rows
+    from stages.pairs import rows
 
     settings = config.load(arguments.recipe, arguments.overrides)
-    rows = make_rows(settings.pairs, settings.seed)
     counts: dict[str, dict[str, int]] = {}
-    for row in rows:
+    for row in rows(settings.pairs, settings.seed):
         of_kind = counts.setdefault(row.kind, {})
         of_kind[row.template] = of_kind.get(row.template, 0) + 1
     shown, text = [], []
     for kind, templates in counts.items():
         text.append(f"{kind}: {sum(templates.values())} rows of {len(templates)} templates")
-        of_kind_rows = [r for r in rows if r.kind == kind]
-        step = max(1, len(of_kind_rows) // max(1, arguments.show))
-        for row in of_kind_rows[::step][: arguments.show]:
+        step = max(1, sum(templates.values()) // max(1, arguments.show))
+        of_kind_rows = (r for r in rows(settings.pairs, settings.seed) if r.kind == kind)
+        for row in itertools.islice(of_kind_rows, 0, step * arguments.show, step):
             shown.append(vars(row))
             text.append(f"  {row.pair_id}")
             text += [f"    {side} | {value}" for side, value in (("self ", row.self), ("other", row.other)) if value]

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from stages import judge
+from stages.endpoint import Endpoint, UnusableError
 from stages.errors import UserError
-from stages.judge import Judge, UnusableError
 from stages.mt_bench_files import NEEDS_REFERENCE, TEMPERATURES, MtBenchSettings, judge_prompts, questions, references
 from stages.statistics import paired_bootstrap
 
@@ -140,7 +140,7 @@ def grade(settings: MtBenchSettings, asked: Sequence[Mapping[str, Any]], path: P
     """Every judgment, appended to `path` (JSON lines) as it comes; those already there are not asked for again."""
     known = {j.key: j for j in read(path)}
     todo = {a["key"]: a for a in asked if a["key"] not in known}
-    lock, gone, referee = threading.Lock(), threading.Event(), Judge(settings.judge)
+    lock, gone, referee = threading.Lock(), threading.Event(), judge.connect(settings.judge)
 
     def one(request: Mapping[str, Any]) -> None:
         if gone.is_set():
@@ -165,7 +165,7 @@ def grade(settings: MtBenchSettings, asked: Sequence[Mapping[str, Any]], path: P
     return [Judgment(**{**asdict(known[a["key"]]), **{f: a[f] for f in fields}}) for a in asked]
 
 
-def _judge(referee: Judge, request: Mapping[str, Any], attempts: int) -> Judgment:
+def _judge(referee: Endpoint, request: Mapping[str, Any], attempts: int) -> Judgment:
     """A judgment; one that has no score is asked for again, and kept without one in the end."""
     score, text = None, ""
     for _ in range(attempts):
