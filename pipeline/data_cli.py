@@ -1,4 +1,4 @@
-"""The commands of `soo` that are about prompts and answers alone: pairs, label. Heavy imports happen inside them."""
+"""The commands of `soo` that are about prompts and answers alone: pairs, widen, label. Heavy imports happen inside them."""
 
 import argparse
 import itertools
@@ -21,6 +21,17 @@ def register(add: Callable[..., Any]) -> None:
     )  # fmt: skip
     options.recipe(sub)
     sub.add_argument("--show", type=int, default=2, metavar="N", help="rows shown of each kind")
+
+    sub = add(
+        "widen", widen, "let a language model add words and situations, and make a data set of pairs of what can be used",
+        "soo widen embedded writer.asks.rooms=2 --out small",
+        "pairs, templates (template -> pairs), counts (kind -> accepted, or rule -> turned away), asked, folder",
+    )  # fmt: skip
+    sub.add_argument("recipe", help="embedded, gpt-4, or path of a YAML file")
+    options.overrides(sub)
+    sub.add_argument(
+        "--out", help="its name, by which pairs.dataset finds it, or a path with a slash (default: the recipe's name)"
+    )
 
     sub = add(
         "label", label, "label answers as honest, deceptive, refusal or other",
@@ -53,6 +64,13 @@ def pairs(arguments: argparse.Namespace) -> tuple[Result, str]:
             text += [f"    reply begins | {row.self_prefix}"] if row.self_prefix else []
     totals = {kind: sum(templates.values()) for kind, templates in counts.items()}
     return {"counts": totals, "templates": counts, "rows": shown}, "\n".join(text)
+
+
+def widen(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo widen"""
+    from pipeline.widen import command
+
+    return command(arguments)
 
 
 def label(arguments: argparse.Namespace) -> tuple[Result, str]:

@@ -54,13 +54,10 @@ def possible(vocabulary: Vocabulary) -> int:
     return 2 * math.perm(len(vocabulary.rooms), 2) * len(vocabulary.cheap) * len(vocabulary.expensive)
 
 
-def spread(vocabulary: Vocabulary, n: int, seed: str) -> Iterator[tuple[Fill, bool]]:
-    """The same for vocabularies of any size, in an order of its own: as many as there are, if they are fewer than `n`."""
+def spread(vocabulary: Vocabulary, seed: str) -> Iterator[tuple[Fill, bool]]:
+    """All fills and orders of mention of a template with all slots, in an order drawn by `seed`; none is remembered."""
     rooms = len(vocabulary.rooms)
-    total = possible(vocabulary)
-    for number, place in enumerate(shuffled(total, seed)):
-        if number == n:
-            return
+    for place in shuffled(possible(vocabulary), seed):
         place, first = divmod(place, 2)
         place, expensive = divmod(place, len(vocabulary.expensive))
         place, cheap = divmod(place, len(vocabulary.cheap))

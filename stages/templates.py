@@ -25,7 +25,7 @@ class Template:
 
     def render(self, side: Side, fill: Fill, cheap_first: bool = True) -> str:
         """The prompt of one side. `cheap_first` puts the worthless object's room first."""
-        return _side(self.text, side).format(**slots(fill, cheap_first))
+        return side_of(self.text, side).format(**slots(fill, cheap_first))
 
     def answer_prefix(self, fill: Fill) -> str:
         """The beginning of a reply, up to where the room is named."""
@@ -33,7 +33,8 @@ class Template:
 
 
 @functools.lru_cache(maxsize=256)
-def _side(text: str, side: Side) -> str:
+def side_of(text: str, side: Side) -> str:
+    """One side of a text with `[self|other]` alternations, its slots unfilled."""
     return ALTERNATION.sub(lambda m: m[1 if side == "self" else 2], text)
 
 
