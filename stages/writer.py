@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
 
 from stages.endpoint import Endpoint, EndpointSettings, UnusableError
 from stages.errors import UserError
@@ -32,11 +33,11 @@ NOT_ASKED = "not asked"
 class Asks(Settings):
     """How often the model is asked for each kind; the answer to one is a list, or one situation."""
 
-    rooms: int = 10
-    worthless: int = 10
-    valuable: int = 10
-    names: int = 5
-    situations: int = 20
+    rooms: NonNegativeInt = 10
+    worthless: NonNegativeInt = 10
+    valuable: NonNegativeInt = 10
+    names: NonNegativeInt = 5
+    situations: NonNegativeInt = 20
 
 
 class WriterSettings(Settings):
@@ -47,13 +48,13 @@ class WriterSettings(Settings):
     endpoint: EndpointSettings | None = None
     """An OpenAI-compatible endpoint instead."""
     asks: Asks = Asks()
-    lines: int = 20
+    lines: PositiveInt = 20
     """Words asked for at once."""
     temperature: float = 0.8
     """Temperature of the answers. At 0 an answer is always the same, but no two requests are."""
     max_new_tokens: int = 512
     """Most tokens of an answer of a model that is loaded here."""
-    batch_size: int = 8
+    batch_size: PositiveInt = 8
     """Requests answered at once, and kept at once."""
     actors: int = 1
     """Model copies that work in parallel; an endpoint needs one."""
