@@ -112,8 +112,11 @@ def test_the_command_from_end_to_end(
     endpoint = serve(reply)
     asks = [f"writer.asks.{kind}={n}" for kind, n in zip(COUNTS, (1, 1, 1, 1, 2), strict=False)]
     place = [f"writer.endpoint.endpoint={endpoint.url}", "writer.endpoint.name=big", "writer.endpoint.pause=0.01"]
-    ask = ["widen", "gpt-4", *asks, *place, "fills=10", "--out", "wide", "--json"]
-    assert main(ask) == 0
+
+    def ask(*more: str) -> int:
+        return main(["widen", "gpt-4", *asks, *place, "fills=10", *more, "--out", "wide", "--json"])
+
+    assert ask() == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert found["counts"]["rooms"] == COUNTS["rooms"]
@@ -128,8 +131,8 @@ def test_the_command_from_end_to_end(
     rows = make_rows(PairsSettings(templates=(), dataset="wide", fills=10), 0)
     assert sum(r.kind == "overlap" for r in rows) == found["pairs"]
 
-    assert main([*ask, "near=0.9"]) == 0  # sieved anew, and nothing is asked
+    assert ask("near=0.9") == 0  # sieved anew, and nothing is asked
     assert json.loads(capsys.readouterr().out)["asked"] == 0
     assert len(endpoint.asked) == 6
-    assert main([*ask, "writer.temperature=0.1"]) == 2
+    assert ask("writer.temperature=0.1") == 2
     assert "holds answers that were asked for by other settings" in capsys.readouterr().err
