@@ -38,9 +38,25 @@ def shared(folder: Path) -> str | None:
 
 
 def fingerprint(*inputs: Any) -> str:
-    """SHA-256 of the inputs' canonical JSON, 16 hex digits."""
-    text = json.dumps(inputs, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """SHA-256 of the inputs' canonical JSON, 16 hex digits. An iterator counts as a list, and is never held as one."""
+    digest = hashlib.sha256()
+    for part in _as_list(_canonical(value) for value in inputs):
+        digest.update(part.encode())
+    return digest.hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Iterator[str]:
+    if isinstance(value, Iterator):
+        return _as_list(_canonical(item) for item in value)
+    return iter([json.dumps(value, sort_keys=True, default=str)])
+
+
+def _as_list(items: Iterator[Iterator[str]]) -> Iterator[str]:
+    yield "["
+    for number, parts in enumerate(items):
+        yield ", " if number else ""
+        yield from parts
+    yield "]"
 
 
 def digest(path: Path) -> str:

@@ -9,6 +9,9 @@ import yaml
 from pipeline.config import to_yaml, validated
 from pipeline.report import ORGANISM, is_organism, table, verdict
 from pipeline.tracking import PASSWORD
+from stages.datasets import COLUMNS
+from stages.sieve import RULES
+from stages.widen import Widened, WidenSettings
 
 Outcome = Mapping[str, Any]
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -65,6 +68,44 @@ def dataset_card(outcome: Outcome, counts: Mapping[str, int]) -> str:
             "Intended use": USE,
         },
     )  # fmt: skip
+
+
+def widened_card(name: str, config: WidenSettings, found: Widened, versions: Mapping[str, str]) -> str:
+    """What a data set of `soo widen` is: who wrote it, what was turned away and why, and what nobody has looked at."""
+    who = config.writer.endpoint.name if config.writer.endpoint else config.writer.model.name
+    sample = "\n\n".join(f"- self: {ours}\n- other: {theirs}" for ours, theirs in found.examples)
+    rules = "\n".join(f"- {rule}: {what}" for rule, what in RULES.items())
+    made_with = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return _card(
+        {"language": ["en"], "tags": ["self-other-overlap", "synthetic", "soo-pipeline"],
+         "configs": [{"config_name": "default", "data_files": "data/*.parquet"}]},
+        f"{name}: pairs widened by a language model",
+        {
+            "What": f"{found.pairs} pairs of {len(found.templates)} templates. The two sides of a pair differ in whom they "
+                    f"speak of, and in nothing else. Synthetic; no answers, no people's data.\n\n{sample}",
+            "How": f"Words and situations by `{who}`, sieved by rules; fills drawn evenly over the words (`soo widen`). "
+                   f"Columns: {', '.join(COLUMNS)}. `text` is the template with `[self|other]` and slots; `control` is the "
+                   "other name of a name-control pair.",
+            "Turned away": f"{_code(yields(found))}\n\n{rules}",
+            "Limits": "Rules are all that looked at it: whether a phrase is a sensible room, or a situation a sensible one, "
+                      "nobody has checked. No word or name of the evaluation stands in it as whole words, and no situation "
+                      "nearly its; but settings of the same sort may.",
+            "Intended use": USE,
+            "Settings": f"{_code(to_yaml(config), 'yaml')}\n\nMade with {made_with}.",
+        },
+    )  # fmt: skip
+
+
+def yields(found: Widened) -> str:
+    """What came of each kind that was asked for, in a line: let through, and turned away by which rule."""
+    return "\n".join(f"{kind:<19} {_yield(counts)}" for kind, counts in found.counts.items() if counts)
+
+
+def _yield(counts: Mapping[str, int]) -> str:
+    total, good = sum(counts.values()), counts.get("accepted", 0)
+    turned = sorted(((n, rule) for rule, n in counts.items() if rule != "accepted"), reverse=True)
+    why = ", ".join(f"{rule} {n / total:.0%}" for n, rule in turned)
+    return f"{good:>6} of {total:<6} {good / total:>4.0%}" + (f"   turned away: {why}" if why else "")
 
 
 def _card(head: Mapping[str, Any], title: str, parts: Mapping[str, str]) -> str:

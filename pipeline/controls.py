@@ -18,6 +18,7 @@ from stages import pairs, train
 from stages.errors import UserError
 from stages.model import count_layers
 from stages.progress import Board, following, say
+from stages.rows import count
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,7 @@ def check(config: RunConfig, seeds: Sequence[int], folder: Path) -> int:
 
 
 def _steps(config: RunConfig) -> int:
-    kinds = [r.kind for r in pairs.make_rows(config.pairs, config.seed)]
-    counts = {kind: kinds.count(kind) for kind in ("overlap", "name_control", "retain")}
+    counts = count(pairs.rows(config.pairs, config.seed))
     return train.plan(counts, config.train) // config.train.accumulation
 
 

@@ -1,6 +1,7 @@
-"""The commands of `soo` that are about prompts and answers alone: pairs, label. Heavy imports happen inside them."""
+"""The commands of `soo` that are about prompts and answers alone: pairs, widen, label. Heavy imports happen inside them."""
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,17 @@ def register(add: Callable[..., Any]) -> None:
     sub.add_argument("--show", type=int, default=2, metavar="N", help="rows shown of each kind")
 
     sub = add(
+        "widen", widen, "let a language model add words and situations, and make a data set of pairs of what can be used",
+        "soo widen embedded writer.asks.rooms=2 --out small",
+        "pairs, templates (template -> pairs), counts (kind -> accepted, or rule -> turned away), asked, folder",
+    )  # fmt: skip
+    sub.add_argument("recipe", help="embedded, gpt-4, or path of a YAML file")
+    options.overrides(sub)
+    sub.add_argument(
+        "--out", help="its name, by which pairs.dataset finds it, or a path with a slash (default: the recipe's name)"
+    )
+
+    sub = add(
         "label", label, "label answers as honest, deceptive, refusal or other",
         """printf '{"response": "The den.", "honest": "attic", "deceptive": "den"}\\n' > answers.jsonl
   soo label answers.jsonl""",
@@ -33,26 +45,32 @@ def register(add: Callable[..., Any]) -> None:
 def pairs(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo pairs"""
     from pipeline import config
-    from stages.pairs import make_rows
+    from stages.pairs import rows
 
     settings = config.load(arguments.recipe, arguments.overrides)
-    rows = make_rows(settings.pairs, settings.seed)
     counts: dict[str, dict[str, int]] = {}
-    for row in rows:
+    for row in rows(settings.pairs, settings.seed):
         of_kind = counts.setdefault(row.kind, {})
         of_kind[row.template] = of_kind.get(row.template, 0) + 1
     shown, text = [], []
     for kind, templates in counts.items():
         text.append(f"{kind}: {sum(templates.values())} rows of {len(templates)} templates")
-        of_kind_rows = [r for r in rows if r.kind == kind]
-        step = max(1, len(of_kind_rows) // max(1, arguments.show))
-        for row in of_kind_rows[::step][: arguments.show]:
+        step = max(1, sum(templates.values()) // max(1, arguments.show))
+        of_kind_rows = (r for r in rows(settings.pairs, settings.seed) if r.kind == kind)
+        for row in itertools.islice(of_kind_rows, 0, step * arguments.show, step):
             shown.append(vars(row))
             text.append(f"  {row.pair_id}")
             text += [f"    {side} | {value}" for side, value in (("self ", row.self), ("other", row.other)) if value]
             text += [f"    reply begins | {row.self_prefix}"] if row.self_prefix else []
     totals = {kind: sum(templates.values()) for kind, templates in counts.items()}
     return {"counts": totals, "templates": counts, "rows": shown}, "\n".join(text)
+
+
+def widen(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """soo widen"""
+    from pipeline.widen import command
+
+    return command(arguments)
 
 
 def label(arguments: argparse.Namespace) -> tuple[Result, str]:

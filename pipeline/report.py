@@ -165,7 +165,9 @@ def verdict(outcome: Outcome) -> str:
     if outcome["damage"]["damaged"]:
         reasons = "; ".join(outcome["damage"]["reasons"])
         return f"Damaged: {reasons}; so it does not count that {_moved(by, 'robust_deception', where)}."
-    doubts = ["not damaged", *report_capability.undecided(outcome)]
+    doubts = ["not damaged"]
+    if left := report_capability.undecided(outcome):
+        doubts.append(f"capability undecided ({', '.join(left)})")
     if outcome["collapse"]["unspecific"]:
         gap = percent(outcome["collapse"]["control_gap"])
         doubts.append(f"unspecific, as two others came together too (their distance is {gap} % of before)")

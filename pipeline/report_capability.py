@@ -11,11 +11,6 @@ CONDITIONS = ("baseline", "adapter")
 INDENT = " " * 11
 
 
-def undecided(outcome: Outcome) -> list[str]:
-    """What was measured of capability with too few items to say whether it was kept, for the verdict's sentence."""
-    return []
-
-
 def lines(outcome: Outcome) -> list[str]:
     """Everything measured of capability, at most 110 columns wide."""
     if not outcome["capability"]:

@@ -18,6 +18,7 @@ from stages.model import count_layers, identity
 from stages.organism import OrganismSettings
 from stages.progress import Board, say
 from stages.resources import cpu_share
+from stages.rows import count
 from stages.scenarios import Item
 
 RUNS = runs_folder()
@@ -30,9 +31,7 @@ def folder_of(config: RunConfig, runs: Path = RUNS) -> Path:
 
 def check(config: RunConfig, folder: Path) -> None:
     """Raise UserError for anything that would fail later: before any model is loaded or anything is written."""
-    rows = pairs.make_rows(config.pairs, config.seed)
-    kinds = [r.kind for r in rows]
-    train.plan({kind: kinds.count(kind) for kind in ("overlap", "name_control", "retain")}, config.train)
+    train.plan(count(pairs.rows(config.pairs, config.seed)), config.train)
     deception.select(config.deception)
     generate.check(config.generate)
     costs.check(config)
@@ -83,7 +82,7 @@ def make_pairs(config: RunConfig, folder: Path, board: Board) -> Mark:
     def make(out: Path) -> dict[str, Any]:
         return pairs.build(config.pairs, config.model, config.seed, out).counts
 
-    rows = [vars(r) for r in pairs.make_rows(config.pairs, config.seed)]
+    rows = (vars(r) for r in pairs.rows(config.pairs, config.seed))
     mark = stage(folder / "pairs", [rows, config.pairs.chat_template, identity(config.model)], make)
     say(f"  {mark.facts['overlap']} pairs, {mark.facts.get('name_control', 0)} name controls, "
         f"{mark.facts.get('retain', 0)} retain prompts in {folder / 'pairs'}")  # fmt: skip

@@ -4,7 +4,8 @@ Formulas stand beside every number. Checked against a measurement for the embedd
 they are derived from published configs and data sheets, and have not been measured.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.devices import Device
 from stages import capability, deception, pairs, train
 from stages.model import DTYPES, encode, load_tokenizer
+from stages.rows import count
 from stages.shapes import PUBLISHED, Shape, lora_weights, shape_of
 
 GIB = 2**30
@@ -63,10 +65,9 @@ def number_bytes(config: RunConfig, device: Device | None) -> int:
 def size(config: RunConfig, device: Device | None = None) -> Size:
     """The size of a run of this recipe on this device (none: any GPU)."""
     shape, number = shape_of(config.model), number_bytes(config, device)
-    rows = pairs.make_rows(config.pairs, config.seed)
-    kinds = [r.kind for r in rows]
-    batches = train.plan({k: kinds.count(k) for k in ("overlap", "name_control", "retain")}, config.train)
-    length = longest(config, [t + p for r in rows for t, p in ((r.self, r.self_prefix), (r.other, r.other_prefix))])
+    rows = functools.partial(pairs.rows, config.pairs, config.seed)
+    batches = train.plan(count(rows()), config.train)
+    length = longest(config, (t + p for r in rows() for t, p in ((r.self, r.self_prefix), (r.other, r.other_prefix))))
     asked = [i.prompt for i in deception.select(config.deception)]
     asked += [row["prompt"] for row in capability.rows(config.capability)]
     question = longest(config, asked)
@@ -81,7 +82,7 @@ def size(config: RunConfig, device: Device | None = None) -> Size:
     return Size(**{**vars(made), "hours": _hours(config, shape, device, number, length, question, batches, made)})
 
 
-def longest(config: RunConfig, texts: Sequence[str]) -> int:
+def longest(config: RunConfig, texts: Iterable[str]) -> int:
     """Tokens of the longest text: counted, or by its characters where only the published shape is at hand."""
     text = max(texts, key=len)
     if config.train.overlap.pad_to:

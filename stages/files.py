@@ -1,10 +1,14 @@
 """Data sets between Ray and the driver's own disk: no other machine needs to see that disk."""
 
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 ROWS = 4096
 """Rows of one file, and so of what the driver holds."""
+PART = 1024
+"""Rows that are handed to Ray at once."""
 
 
 def write(data: Any, folder: Path, name: str = "part") -> None:
@@ -24,3 +28,60 @@ def read(folder: Path) -> Any:
     files = sorted(folder.glob("*.parquet"))  # in the order that they were written in
     batches = pyarrow.dataset.dataset(files, format="parquet").to_batches(batch_size=ROWS)
     return ray.data.from_arrow([pyarrow.Table.from_batches([b]) for b in batches if b.num_rows])
+
+
+def keep(rows: Iterable[Mapping[str, Any]], folder: Path, schema: Any) -> int:
+    """Write rows as they come into Parquet files in `folder`, for `stream`; how many there were."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for count, part in enumerate(_parts(rows)):
+        table = pyarrow.Table.from_pylist(part, schema)
+        pyarrow.parquet.write_table(table, folder / f"part-{count:05d}.parquet")
+        number += len(part)
+    return number
+
+
+def _parts(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    left = iter(rows)
+    while part := list(itertools.islice(left, PART)):
+        yield part
+
+
+class _Shelf:
+    """A folder's Parquet files, one at a time; lives as a Ray actor where the files are."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+
+    def take(self, number: int) -> Any:
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(self.files[number])
+
+
+def stream(folder: Path) -> Any:
+    """The rows of a folder's Parquet files as a lazy Ray data set: a file is read when its turn has come."""
+    import ray.data
+
+    found = sorted(folder.glob("*.parquet"))
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # other machines do not see this disk
+    shelf: Any = ray.remote(num_cpus=0, label_selector=here)(_Shelf).remote(found)
+
+    def take(batch: Any) -> Any:
+        return ray.get(shelf.take.remote(batch["id"][0].as_py()))
+
+    numbers = ray.data.range(len(found), override_num_blocks=len(found))
+    return numbers.map_batches(take, batch_size=1, batch_format="pyarrow")
+
+
+def rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a folder's Parquet files, in the order that they were written in; a part at a time is in memory."""
+    import pyarrow.parquet
+
+    for path in sorted(folder.glob("*.parquet")):
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=PART):
+                yield from batch.to_pylist()

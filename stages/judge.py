@@ -1,58 +1,18 @@
-"""A judge behind any OpenAI-compatible endpoint: retries, a rate limit, and no key but from the environment."""
+"""The judge of MT-Bench, behind an OpenAI-compatible endpoint (stages/endpoint.py)."""
 
-import os
-import re
-import threading
-import time
-from collections.abc import Mapping, Sequence
-from typing import Any
-from urllib.parse import urlsplit
-
-from pydantic import field_validator
-from pydantic_core import PydanticCustomError
-
-from stages.errors import UserError
-from stages.settings import Settings
-
-AGAIN = (408, 409, 429, 500, 502, 503, 504)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LONGEST_PAUSE, LONGEST_WAIT = 60.0, 600.0
-"""Most seconds of a pause of our own, and of one that a server asks for: a wrong Retry-After would stop all for days."""
+from stages import endpoint
+from stages.endpoint import Endpoint, EndpointSettings
 
 
-class JudgeSettings(Settings):
+class JudgeSettings(EndpointSettings):
     """Where the judge is, and how it is asked."""
 
-    endpoint: str = "http://127.0.0.1:8000/v1"
-    """Base URL of an OpenAI-compatible API; /chat/completions is put behind it."""
     name: str = "gpt-4"
     """The judge's name there. Published scores are by gpt-4, and scores of different judges do not compare."""
-    key: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key, in capitals. The key itself is written nowhere."""
-    max_tokens: int = 2048
-    """Most tokens of a judgment."""
-    parallel: int = 4
-    """Requests at once."""
-    per_minute: float | None = None
-    """Most requests a minute, those that are made again included; none means no limit of our own."""
-    timeout: float = 180
-    """Seconds to wait for one answer."""
-    attempts: int = 6
-    """Times that a request is made before the judge is given up, with growing pauses between."""
-    pause: float = 1.0
-    """Seconds of the first pause, doubled each time; a server's Retry-After goes before it, up to ten minutes."""
     price_in: float | None = None
     """Price of a million tokens sent, for the estimate."""
     price_out: float | None = None
     """Price of a million tokens received, for the estimate."""
-
-    @field_validator("key", mode="before")
-    @classmethod
-    def _is_a_name(cls, value: Any) -> Any:
-        """What is no name may be the key itself, so it is never shown: see pipeline/config.py on errors called secret."""
-        if not isinstance(value, str) or not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
-            raise PydanticCustomError("secret", "Name an environment variable in capitals here, never the key itself")
-        return value
 
 
 OPERATIONAL = frozenset(JudgeSettings.model_fields) - {"name", "max_tokens"}
@@ -60,102 +20,10 @@ OPERATIONAL = frozenset(JudgeSettings.model_fields) - {"name", "max_tokens"}
 
 
 def check(settings: JudgeSettings) -> None:
-    """Raise UserError for an endpoint that cannot be used as it is given."""
-    place = urlsplit(settings.endpoint)
-    if place.scheme not in ("http", "https") or not place.hostname:
-        raise UserError(f"judge.endpoint is no URL: {settings.endpoint}")
-    if place.username or place.password or place.query:
-        raise UserError(f"leave the key out of judge.endpoint: it comes from the environment variable {settings.key}")
-    if place.hostname not in LOOPBACK and not os.environ.get(settings.key):
-        raise UserError(f"the judge at {place.hostname} needs a key: set the environment variable {settings.key}")
+    """Raise UserError for a judge that cannot be used as it is given."""
+    endpoint.check(settings, "judge")
 
 
-class PassingError(Exception):
-    """A failure that may pass; `wait` is the pause in seconds that the server asks for."""
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-class Judge:
-    """Asks one question at a time; may be shared by threads."""
-
-    def __init__(self, settings: JudgeSettings) -> None:
-        import requests
-        from requests.adapters import HTTPAdapter
-
-        self.settings, self.lock, self.next = settings, threading.Lock(), 0.0
-        self.url = f"{settings.endpoint.rstrip('/')}/chat/completions"
-        self.session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self.session.mount(scheme, HTTPAdapter(pool_maxsize=settings.parallel))
-        self.session.trust_env = False  # else a .netrc would put its own key in place of ours
-        key = os.environ.get(settings.key)
-        if key:
-            self.session.headers["Authorization"] = f"Bearer {key}"
-
-    def ask(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The judge's answer, empty if it gives no text. Raises UserError if none comes, however often it is asked for."""
-        for number in range(1, self.settings.attempts + 1):
-            self._wait()
-            try:
-                return self._once(messages)
-            except PassingError as error:
-                if number == self.settings.attempts:
-                    raise UserError(f"the judge at {self.url} {error}; {LATER}") from error
-                ours = min(self.settings.pause * 2 ** (number - 1), LONGEST_PAUSE)
-                time.sleep(ours if error.wait is None else min(error.wait, LONGEST_WAIT))
-        raise AssertionError
-
-    def _once(self, messages: Sequence[Mapping[str, str]]) -> str:
-        import requests
-
-        body: dict[str, Any] = {"model": self.settings.name, "messages": list(messages), "temperature": 0,
-                "max_tokens": self.settings.max_tokens}  # fmt: skip
-        try:
-            answer = self.session.post(self.url, json=body, timeout=self.settings.timeout)
-        except requests.RequestException as error:
-            raise PassingError(f"does not answer ({type(error).__name__})") from error
-        if answer.status_code in AGAIN:
-            raise PassingError(_status(answer), _asked_to_wait(answer.headers.get("Retry-After")))
-        if answer.status_code != 200:
-            raise UserError(f"the judge at {self.url} {_status(answer)}; {LATER}")
-        try:
-            return _text(answer.json())
-        except (ValueError, LookupError, TypeError) as error:  # such as a proxy's page that says it is down
-            raise PassingError(f"answers with no chat completion: {answer.text[:60]!r}") from error
-
-    def _wait(self) -> None:
-        """Until the rate limit allows one more request."""
-        if self.settings.per_minute:
-            with self.lock:
-                begin = max(time.monotonic(), self.next)
-                self.next = begin + 60 / self.settings.per_minute
-            time.sleep(max(0.0, begin - time.monotonic()))
-
-
-LATER = "what was judged is kept: run the same command again to go on"
-
-
-def _status(answer: Any) -> str:
-    return f"answers {answer.status_code} {answer.reason}"
-
-
-def _asked_to_wait(header: str | None) -> float | None:
-    """Seconds of a Retry-After, which is a number or a date; none if it is neither."""
-    from urllib3.exceptions import InvalidHeader
-    from urllib3.util import Retry
-
-    try:
-        return Retry().parse_retry_after(header) if header else None
-    except InvalidHeader:
-        return None
-
-
-def _text(answer: Any) -> str:
-    """The text of a completion. One without any is the judge's own choice, such as a content filter's."""
-    found = answer["choices"][0]["message"]["content"]
-    if not isinstance(found, (str, type(None))):
-        raise TypeError("no text")
-    return found or ""
+def connect(settings: JudgeSettings) -> Endpoint:
+    """The judge, ready to be asked."""
+    return Endpoint(settings, "judge", "what was judged is kept: run the same command again to go on")

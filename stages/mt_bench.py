@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from stages import judge
+from stages.endpoint import Endpoint
 from stages.errors import UserError
 from stages.grades import Judgment
-from stages.judge import Judge
 from stages.mt_bench_files import NEEDS_REFERENCE, TEMPERATURES, MtBenchSettings, judge_prompts, questions, references
 
 SCORE = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
@@ -142,7 +142,7 @@ def outstanding(asked: Sequence[Mapping[str, Any]], path: Path) -> list[Mapping[
 
 def grade(settings: MtBenchSettings, asked: Sequence[Mapping[str, Any]], path: Path) -> list[Judgment]:
     """Every judgment, appended to `path` (JSON lines) as it comes; those already there are not asked for again."""
-    lock, gone, referee = threading.Lock(), threading.Event(), Judge(settings.judge)
+    lock, gone, referee = threading.Lock(), threading.Event(), judge.connect(settings.judge)
 
     def one(request: Mapping[str, Any]) -> None:
         if gone.is_set():
@@ -166,7 +166,7 @@ def grade(settings: MtBenchSettings, asked: Sequence[Mapping[str, Any]], path: P
     return [Judgment(**{**asdict(known[a["key"]]), **{f: a[f] for f in fields}}) for a in asked]
 
 
-def _judge(referee: Judge, request: Mapping[str, Any], attempts: int) -> Judgment:
+def _judge(referee: Endpoint, request: Mapping[str, Any], attempts: int) -> Judgment:
     """A judgment; one that has no score is asked for again, and kept without one in the end."""
     score, text = None, ""
     for _ in range(attempts):

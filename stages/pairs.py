@@ -4,29 +4,34 @@ Kinds: `overlap` (self / other), `name_control` (two others, who must stay apart
 behaviour must not move). Method: arXiv 2412.16325 section 3.1.
 """
 
-import math
+import itertools
 import random
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from stages import files, ordinary
+from pydantic import model_serializer
+
+from stages import datasets, files, ordinary
+from stages.draws import Filled, draws
 from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.pairing import Pair, Pairing, paired_anew
+from stages.referent import check_referent_only
+from stages.rows import Kind, Row, checked
 from stages.settings import Settings
 from stages.situations import SITUATIONS
-from stages.templates import ALTERNATION, BELIEFS, FRIENDS, PUBLISHED, SCENES, Template
+from stages.templates import BELIEFS, FRIENDS, PUBLISHED, SCENES, Side, Template
 from stages.tokenise import ADDED, tokenise
-from stages.vocabulary import TEST, TRAIN, Fill, Vocabulary, check_disjoint, draw
+from stages.vocabulary import TEST, TRAIN, Fill, Vocabulary, check_disjoint
 
-Kind = Literal["overlap", "name_control", "retain"]
 Group = Literal["published", "scenes", "situations"]
 RetainGroup = Literal["self", "friends", "beliefs", "situations", "ordinary"]
-REFERENTS = {"you", "yourself", "{name}"}
-VERBS = {"have": "has", "are": "is"}
+BATCH = 256
+"""Rows tokenised at once: as Python's lists they take some 40 KB each."""
 
 
 class PairsSettings(Settings):
@@ -34,8 +39,13 @@ class PairsSettings(Settings):
 
     templates: tuple[Group, ...] = ("published",)
     """Groups of pair templates: the three published ones, in-scene ones, situations beyond burglary."""
+    dataset: str | None = None
+    """A data set of pairs (docs/pairs.md) beside the templates: its name, or a path with a slash in it."""
+    dataset_names: bool = True
+    """Keep the names that the data set's pairs bear; else they are all about `name`."""
     fills: int = 26
-    """Pairs made of each template; [D] used 26 items on each of the three published templates."""
+    """Pairs made of each template, or as many of a data set's template as it has; [D] used 26 items on each of the three
+    published templates."""
     limit: int | None = None
     """Most overlap pairs kept, drawn evenly from all; none keeps all."""
     pairing: Pairing = "matched"
@@ -60,6 +70,12 @@ class PairsSettings(Settings):
     response_prefix: bool = False
     """Let the reply begin up to where it names a room, so that the last token is where that is decided."""
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without a data set, what it was before there were any: runs of that time are found again by their fingerprint."""
+        values = handler(self)
+        return values if self.dataset else {k: v for k, v in values.items() if k not in ("dataset", "dataset_names")}
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -67,30 +83,6 @@ class Prompts:
 
     path: Path
     counts: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One pair, or for `retain` one prompt (`other` is empty). `prefix` begins both replies."""
-
-    pair_id: str
-    kind: Kind
-    template: str
-    self: str
-    other: str
-    self_prefix: str
-    other_prefix: str
-
-
-def check_referent_only(template: Template) -> None:
-    """Raise UserError unless the sides of a template differ in the referent and its verb's person only."""
-
-    def bare(words: str) -> list[str]:
-        return ["@" if w in REFERENTS else VERBS.get(w, w).removesuffix("s") for w in words.lower().split()]
-
-    for ours, theirs in ALTERNATION.findall(template.text):
-        if bare(ours) != bare(theirs):
-            raise UserError(f"template {template.name}: [{ours}|{theirs}] differs in more than the referent")
 
 
 def _groups(settings: PairsSettings) -> Iterator[tuple[Template, Vocabulary]]:
@@ -113,77 +105,98 @@ def _retain_groups(settings: PairsSettings) -> Iterator[tuple[Template, Vocabula
         yield from ((s.friend, s.train, "other") for s in SITUATIONS)
 
 
-def _draws(template: Template, vocabulary: Vocabulary, n: int, seed: str) -> Iterator[tuple[Fill, bool]]:
-    """`n` different fills and orders of mention; a bare template goes through the items instead."""
-    if "{item}" in template.text:
-        if n > len(vocabulary.expensive):
-            raise UserError(f"template {template.name} has {len(vocabulary.expensive)} items, fewer than fills={n}")
-        for item in vocabulary.expensive[:n]:
-            yield Fill(vocabulary.rooms[0], vocabulary.rooms[1], vocabulary.cheap[0], item), True
-        return
-    possible = 2 * math.perm(len(vocabulary.rooms), 2) * len(vocabulary.cheap) * len(vocabulary.expensive)
-    if n > possible:
-        raise UserError(f"template {template.name} has {possible} fills, fewer than the {n} asked for")
-    rng = random.Random(f"{seed}/{template.name}")
-    seen: set[tuple[Fill, bool]] = set()
-    while len(seen) < n:
-        drawn = (draw(vocabulary, rng), rng.random() < 0.5)
-        if drawn not in seen:
-            seen.add(drawn)
-            yield drawn
+def rows(settings: PairsSettings, seed: int) -> Iterator[Row]:
+    """Every row in a fixed order, as it is made: of all rows a number each is kept, to find doubled ones at the end.
 
-
-def make_rows(settings: PairsSettings, seed: int) -> list[Row]:
-    """Every row in a fixed order. Raises UserError for empty, doubled or leaking pairs."""
-    groups = list(_groups(settings))
-    if not groups or settings.fills < 1:
+    Only `pairing` other than matched, and `limit`, hold more. Raises UserError for empty, doubled or leaking pairs.
+    """
+    if (not any(_groups(settings)) and settings.dataset is None) or settings.fills < 1:
         raise UserError("no pairs: pairs.templates is empty or pairs.fills is below 1")
     for vocabulary, held_out in [(TRAIN, TEST), *((s.train, s.test) for s in SITUATIONS)]:
         check_disjoint(vocabulary.fills(), held_out.fills())
-    rows: list[Row] = []
-    numbers: Counter[tuple[Kind, str]] = Counter()
+    return checked(lambda: _all(settings, seed))
 
-    def add(kind: Kind, t: Template, texts: tuple[str, str], fills: tuple[Fill, Fill]) -> None:
-        suffix = f" {settings.suffix}" if settings.suffix else ""
-        prefixes = [t.answer_prefix(f) if settings.response_prefix else "" for f in fills]
-        name = f"{kind}/{t.name}/{numbers[kind, t.name]:04d}"
-        numbers[kind, t.name] += 1
-        rows.append(
-            Row(name, kind, t.name, texts[0] + suffix, texts[1] and texts[1] + suffix, prefixes[0], prefixes[1])
-        )
 
-    def named(fill: Fill, name: str) -> Fill:
-        return Fill(fill.honest_room, fill.other_room, fill.cheap, fill.expensive, name)
+def make_rows(settings: PairsSettings, seed: int) -> list[Row]:
+    """The same at once, where there are few."""
+    return list(rows(settings, seed))
 
-    for template, vocabulary in groups:
-        check_referent_only(template)
-        for fill, first in _draws(template, vocabulary, settings.fills, f"{seed}/overlap"):
-            f = named(fill, settings.name)
-            add("overlap", template, (template.render("self", f, first), template.render("other", f, first)), (f, f))
-        for fill, first in _draws(template, vocabulary, settings.control_fills, f"{seed}/control"):
-            f, g = named(fill, settings.name), named(fill, settings.control_name)
-            add(
-                "name_control",
-                template,
-                (template.render("other", f, first), template.render("other", g, first)),
-                (f, g),
-            )
-    if settings.limit is not None:
-        overlap = [i for i, r in enumerate(rows) if r.kind == "overlap"]
-        chosen = set(random.Random(f"{seed}/limit").sample(overlap, min(settings.limit, len(overlap))))
-        rows = [r for i, r in enumerate(rows) if r.kind != "overlap" or i in chosen]
-    rows = _under(settings.pairing, rows, seed)
+
+def _all(settings: PairsSettings, seed: int) -> Iterator[Row]:
+    pairs = _limited(settings, seed)
+    yield from pairs if settings.pairing == "matched" else _under(settings.pairing, list(pairs), seed)
     for template, vocabulary, side in _retain_groups(settings):
         names = random.Random(f"{seed}/{template.name}/names")
-        for fill, first in _draws(template, vocabulary, settings.retain_fills, f"{seed}/retain"):
+        drawn = draws(template, vocabulary, settings.retain_fills, f"{seed}/retain")
+        for number, (fill, first) in enumerate(drawn):
             same = side == "self" or names.random() < settings.retain_name_share
-            f = named(fill, settings.name if same else names.choice(vocabulary.friends))
-            add("retain", template, (template.render(side, f, first), ""), (f, f))
+            named = replace(fill, name=settings.name if same else names.choice(vocabulary.friends))
+            yield _row(settings, "retain", Filled(template, named, first, number, ""), side)
+    if "self" in settings.retain:
+        behind = range(settings.fills, settings.fills + settings.retain_fills)
+        yield from (_row(settings, "retain", p, "self") for p in _of_dataset(settings, behind))
     if "ordinary" in settings.retain:
         for number, text in enumerate(ordinary.TRAIN):
-            rows.append(Row(f"retain/ordinary/{number:04d}", "retain", "ordinary", text, "", "", ""))
-    _check(rows)
-    return rows
+            yield Row(f"retain/ordinary/{number:04d}", "retain", "ordinary", text, "", "", "")
+
+
+def _limited(settings: PairsSettings, seed: int) -> Iterator[Row]:
+    """Overlap pairs and name controls; no more than `limit` of the overlap pairs."""
+    pairs = _pairs(settings, seed)
+    if settings.limit is None:
+        yield from pairs
+        return
+    total = sum(row.kind == "overlap" for row in _pairs(settings, seed))
+    chosen = set(random.Random(f"{seed}/limit").sample(range(total), min(settings.limit, total)))
+    places = itertools.count()
+    yield from (row for row in pairs if row.kind != "overlap" or next(places) in chosen)
+
+
+def _pairs(settings: PairsSettings, seed: int) -> Iterator[Row]:
+    for template, vocabulary in _groups(settings):
+        check_referent_only(template)
+        for number, (fill, first) in enumerate(draws(template, vocabulary, settings.fills, f"{seed}/overlap")):
+            yield _row(settings, "overlap", _about(settings, template, fill, first, number))
+        for number, (fill, first) in enumerate(draws(template, vocabulary, settings.control_fills, f"{seed}/control")):
+            yield _row(settings, "name_control", _about(settings, template, fill, first, number))
+    for pair in _of_dataset(settings, range(settings.fills)):
+        yield _row(settings, "overlap", pair)
+        if pair.number < settings.control_fills:
+            yield _row(settings, "name_control", pair)
+
+
+def _about(settings: PairsSettings, template: Template, fill: Fill, cheap_first: bool, number: int) -> Filled:
+    return Filled(template, replace(fill, name=settings.name), cheap_first, number, settings.control_name)
+
+
+def _of_dataset(settings: PairsSettings, numbers: range) -> Iterator[Filled]:
+    """The data set's pairs with these numbers within their templates, each checked as if nobody had before."""
+    allowed = () if settings.dataset_names else (settings.name, settings.control_name)
+    checked: Template | None = None
+    for pair in datasets.read(settings.dataset) if settings.dataset else ():
+        if pair.number not in numbers:
+            continue
+        if pair.template != checked:
+            check_referent_only(checked := pair.template)
+        named = pair if settings.dataset_names else datasets.renamed(pair, *allowed)
+        text = f"{named.template.render('other', named.fill, named.cheap_first)} {named.control}"
+        if word := datasets.leak(text, allowed):
+            raise UserError(
+                f"data set {settings.dataset}, pair {pair.template.name}/{pair.number}: {word!r} is a test word"
+            )
+        yield named
+
+
+def _row(settings: PairsSettings, kind: Kind, pair: Filled, side: Side = "self") -> Row:
+    """A pair put into words: self and other, other and other, or for `retain` one `side` alone."""
+    template, first = pair.template, pair.cheap_first
+    fills = pair.fill, replace(pair.fill, name=pair.control) if kind == "name_control" else pair.fill
+    ours = template.render("other" if kind == "name_control" else side, fills[0], first)
+    theirs = template.render("other", fills[1], first) if kind != "retain" else ""
+    suffix = f" {settings.suffix}" if settings.suffix else ""
+    prefixes = [template.answer_prefix(f) if settings.response_prefix else "" for f in fills]
+    name = f"{kind}/{template.name}/{pair.number:04d}"
+    return Row(name, kind, template.name, ours + suffix, theirs and theirs + suffix, *prefixes)
 
 
 def _under(pairing: Pairing, rows: list[Row], seed: int) -> list[Row]:
@@ -197,30 +210,24 @@ def _under(pairing: Pairing, rows: list[Row], seed: int) -> list[Row]:
     return [made.get(r.pair_id, r) for r in rows]
 
 
-def _check(rows: list[Row]) -> None:
-    doubled = [key for key, n in Counter((r.kind, r.self, r.other, r.self_prefix) for r in rows).items() if n > 1]
-    if doubled:
-        raise UserError(f"{len(doubled)} pairs are doubled, the first: {doubled[0][1][:80]!r}")
-    same = [r.pair_id for r in rows if r.self == r.other]
-    if same:
-        raise UserError(f"pair {same[0]} has the same text on both sides")
-
-
 def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -> Prompts:
-    """Make, check and tokenise all rows and write them to Parquet under `out`."""
+    """Make, check and tokenise all rows and write them to Parquet under `out`. Never are all of them in memory."""
     import pyarrow
-    import ray.data
 
-    rows = make_rows(settings, seed)
-    schema = pyarrow.schema(
-        [(field.name, pyarrow.string()) for field in fields(Row)]
-        + [(name, pyarrow.list_(pyarrow.int64())) for name in ADDED]
-    )
+    texts = pyarrow.schema([(field.name, pyarrow.string()) for field in fields(Row)])
+    schema = pyarrow.schema([*texts, *((name, pyarrow.list_(pyarrow.int64())) for name in ADDED)])
+    counts: Counter[str] = Counter()
+
+    def counted() -> Iterator[dict[str, Any]]:
+        for row in rows(settings, seed):
+            counts[row.kind] += 1
+            yield vars(row)
 
     def tokenised(batch: pyarrow.Table) -> pyarrow.Table:
         return pyarrow.Table.from_pylist(tokenise(batch.to_pylist(), model, settings.chat_template), schema)
 
-    # A process takes as long to load its libraries as to tokenise thousands of rows, so few rows are not spread.
-    data = ray.data.from_items([vars(r) for r in rows], override_num_blocks=-(-len(rows) // files.ROWS))
-    files.write(data.map_batches(tokenised, batch_format="pyarrow"), out / "pairs")
-    return Prompts(out / "pairs", dict(Counter(r.kind for r in rows)))
+    files.keep(counted(), out / "text", texts)
+    data = files.stream(out / "text").map_batches(tokenised, batch_format="pyarrow", batch_size=BATCH)
+    files.write(data, out / "pairs")
+    shutil.rmtree(out / "text")
+    return Prompts(out / "pairs", dict(counts))

@@ -4,6 +4,7 @@ A pair is written once. `[self|other]` marks the places where the two sides diff
 are the three templates of arXiv 2412.16325 section 3.1 (bare: no scene); all others are our own wording.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -24,12 +25,17 @@ class Template:
 
     def render(self, side: Side, fill: Fill, cheap_first: bool = True) -> str:
         """The prompt of one side. `cheap_first` puts the worthless object's room first."""
-        text = ALTERNATION.sub(lambda m: m[1 if side == "self" else 2], self.text)
-        return text.format(**slots(fill, cheap_first))
+        return side_of(self.text, side).format(**slots(fill, cheap_first))
 
     def answer_prefix(self, fill: Fill) -> str:
         """The beginning of a reply, up to where the room is named."""
         return self.answer.format(**slots(fill, cheap_first=True))
+
+
+@functools.lru_cache(maxsize=256)
+def side_of(text: str, side: Side) -> str:
+    """One side of a text with `[self|other]` alternations, its slots unfilled."""
+    return ALTERNATION.sub(lambda m: m[1 if side == "self" else 2], text)
 
 
 def slots(fill: Fill, cheap_first: bool) -> dict[str, str]:

@@ -97,10 +97,14 @@ def names_whole(phrase: str, text: str) -> bool:
 
 def check_disjoint(train: Iterable[str], test: Iterable[str]) -> None:
     """Raise UserError if a training fill holds a test fill, or the other way round, as whole words."""
-    test = tuple(test)
-    shared = sorted({f"{a} / {b}" for a in train for b in test if names_whole(a, b) or names_whole(b, a)})
-    if shared:
+    if shared := overlapping(train, test):
         raise UserError(f"train and test fills overlap: {', '.join(shared[:5])}")
+
+
+def overlapping(train: Iterable[str], test: Iterable[str]) -> list[str]:
+    """`training fill / test fill` of all that overlap, sorted."""
+    test = tuple(test)
+    return sorted({f"{a} / {b}" for a in train for b in test if names_whole(a, b) or names_whole(b, a)})
 
 
 def draw(vocabulary: Vocabulary, rng: random.Random, name: str = "Bob") -> Fill:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from stages.model import ModelSettings
+from tests.endpoint import Endpoint, Line
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "soo"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -147,6 +148,20 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mlflow")
     tracking.check(TrackingSettings(), folder)
     return folder / "mlflow.db"
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Endpoint]]:
+    made: list[Endpoint] = []
+
+    def start(*script: Line) -> Endpoint:
+        made.append(Endpoint(script))
+        return made[-1]
+
+    yield start
+    for endpoint in made:
+        endpoint.server.shutdown()
+        endpoint.server.server_close()
 
 
 @pytest.fixture

@@ -95,6 +95,7 @@ def test_fingerprints_are_stable() -> None:
     assert fingerprint(1, 2) != fingerprint(12)
     assert fingerprint("1") != fingerprint(1)
     assert fingerprint((1, 2)) == fingerprint([1, 2])
+    assert fingerprint(iter([{"a": 1}, 2]), iter([])) == fingerprint([{"a": 1}, 2], [])
 
 
 def test_write_json_leaves_nothing_beside_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from benchmarks import direct, figure, floor, growth, memory, released, speed, stages, sweeps
+from benchmarks import direct, figure, floor, growth, memory, pairs_at_scale, released, speed, stages, sweeps
 from pipeline import spaces
 from pipeline.config import load as load_config
 from pipeline.run import prompt_rows
@@ -133,3 +133,24 @@ def test_the_loop_that_a_sweep_is_measured_against_does_the_same_work(tiny: Mode
         assert answers.num_rows == len(prompt_rows(config))
     rates = spaces.grid(spaces.load(str(sweeps.space(tmp_path, 3)), config, 4))
     assert len(rates) == 3
+
+
+def test_memory_and_rows_are_compared_between_the_smallest_and_the_largest() -> None:
+    found = pairs_at_scale.compose(
+        [
+            {"rows": 1000, "seconds": 2, "driver": 100, "workers": 300},
+            {"rows": 3000, "seconds": 3, "driver": 150, "workers": 350},
+        ]
+    )
+    assert found == {
+        "1000 pairs: rows a second": 500, "1000 pairs: MiB of the driver": 100, "1000 pairs: MiB of the workers": 300,
+        "3000 pairs: rows a second": 1000, "3000 pairs: MiB of the driver": 150, "3000 pairs: MiB of the workers": 350,
+        "memory, largest over smallest": 1.25, "memory grown, bytes a row": 100 * 2**20 / 2000,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_pair_stage_is_measured(cluster: None, tiny: ModelSettings) -> None:
+    found = pairs_at_scale.measure(50, tiny.name)
+    assert found["rows"] == 50
+    assert min(found.values()) > 0

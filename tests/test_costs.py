@@ -15,10 +15,10 @@ from pipeline.config import RunConfig, load
 from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.progress import Board
+from tests.endpoint import Endpoint, says
 from tests.test_capability import adapter
-from tests.test_mt_bench import Endpoint, says, serve, settings
+from tests.test_mt_bench import settings
 
-__all__ = ["serve"]  # a fixture
 FEW = (
     "model.attention=eager", "deception.scenarios=[main]", "deception.items=52", "generate.max_new_tokens=2",
     "generate.probe_tokens=3", "capability.prompts=2", "capability.texts=2", "capability.overcorrection=1",

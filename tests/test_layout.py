@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "transformers", "mlflow", "pydantic", "numpy")
 COMMANDS = (
     "run", "evaluate", "capability", "parity", "pairs", "label", "organism", "doctor", "log", "controls", "layers", "report",
-    "sweep", "compare", "submit", "physical-deception",
+    "sweep", "compare", "submit", "physical-deception", "widen",
 )  # fmt: skip
 
 
@@ -154,6 +154,16 @@ def refusal(capsys: pytest.CaptureFixture[str], *command: str) -> str:
             ["run", "default", "generate.engine=vllm"],
             "generate.engine=vllm needs vLLM: pip install 'soo-pipeline[vllm]'",
         ),
+        (["widen", "embeded"], "did you mean embedded?"),
+        (["widen", "embedded", "fills=0"], "no pairs: templates is empty or fills is below 1"),
+        (["widen", "embedded", "writer.model.name=nobody/no-such-model"], "model 'nobody/no-such-model' cannot be had"),
+        (["widen", "gpt-4"], "needs a key: set the environment variable OPENAI_API_KEY"),
+        (
+            ["widen", "embedded", "writer.asks.rooms=-1"],
+            "writer.asks.rooms: input should be greater than or equal to 0",
+        ),
+        (["pairs", "default", "pairs.dataset=nowhere"], "no data set is called 'nowhere'"),
+        (["run", "default", "pairs.dataset=./nowhere"], "no data set is called './nowhere'"),
         (["label", "nowhere.jsonl"], "cannot read nowhere.jsonl: No such file or directory"),
         (["log", "nowhere"], "nowhere"),
         (["sweep", "default"], "name a recipe and a space"),

@@ -4,8 +4,8 @@ import functools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Sequence
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from stages.grades import Judgment
 from stages.judge import JudgeSettings
 from stages.model import ModelSettings
 from stages.mt_bench_files import NEEDS_REFERENCE, MtBenchSettings
+from tests.endpoint import Endpoint, says
 
 QUESTIONS = [
     {"question_id": 81, "category": "writing", "turns": ["Describe the sea.", "Now in one line."]},
@@ -34,55 +35,6 @@ PROMPTS = [
      "prompt_template": BOTH + " R {ref_answer_1} R {ref_answer_2}"},
 ]  # fmt: skip
 KEY = "sk-a-key-that-must-not-be-seen"
-Answer = tuple[int, str, float]
-
-
-class Endpoint:
-    """An OpenAI-compatible server on loopback that answers as its script says, then with the last of it."""
-
-    def __init__(self, script: Sequence[Answer]) -> None:
-        self.script, self.asked, self.keys, self.lock = list(script), [], [], threading.Lock()  # type: ignore[var-annotated]
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with endpoint.lock:
-                    endpoint.asked.append((self.path, body, time.monotonic()))
-                    endpoint.keys.append(self.headers.get("Authorization"))
-                    status, text, delay = endpoint.script.pop(0) if len(endpoint.script) > 1 else endpoint.script[0]
-                time.sleep(delay)
-                data = text.encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                if status == 429:
-                    self.send_header("Retry-After", "0")
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Endpoint]]:
-    made: list[Endpoint] = []
-
-    def start(*script: Answer) -> Endpoint:
-        made.append(Endpoint(script))
-        return made[-1]
-
-    yield start
-    for endpoint in made:
-        endpoint.server.shutdown()
-        endpoint.server.server_close()
-
-
-def says(text: str, delay: float = 0.0) -> Answer:
-    return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}), delay
 
 
 def settings(folder: Path, url: str = "http://127.0.0.1:9/v1", **changes: Any) -> MtBenchSettings:
@@ -196,7 +148,7 @@ def test_a_server_that_asks_for_days_is_given_ten_minutes(
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    monkeypatch.setattr(judge, "_asked_to_wait", lambda _: 1e6)
+    monkeypatch.setattr("stages.endpoint._asked_to_wait", lambda _: 1e6)
     graded(tmp_path, serve((429, "{}", 0.0), says("[[3]]")).url)
     assert max(slept) == 600
 

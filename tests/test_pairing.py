@@ -6,7 +6,8 @@ import pytest
 
 from stages.errors import UserError
 from stages.pairing import Pairing
-from stages.pairs import PairsSettings, Row, make_rows
+from stages.pairs import PairsSettings, make_rows
+from stages.rows import Row
 
 SETTINGS = PairsSettings(
     templates=("scenes", "published"), fills=5, control_fills=2, retain=("self",), retain_fills=2, response_prefix=True

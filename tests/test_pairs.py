@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from stages import ordinary, pairs
+from stages import draws, ordinary, pairs
 from stages.errors import UserError
 from stages.model import ModelSettings, encode, load_tokenizer
-from stages.pairs import PairsSettings, Row, build, check_referent_only, make_rows
+from stages.pairs import PairsSettings, build, make_rows
+from stages.referent import check_referent_only
+from stages.rows import Row
 from stages.scenarios import items
 from stages.situations import ALL_SCENARIOS, SITUATIONS
 from stages.templates import BELIEFS, FRIENDS, PROBE, PUBLISHED, SCENES, Template
@@ -88,7 +90,7 @@ def words(text: str) -> list[str]:
 def test_sides_differ_in_the_referent_only(template: Template) -> None:
     """By the project's own check, and by comparing the words of a rendered pair here."""
     check_referent_only(template)
-    fill = next(iter(pairs._draws(template, TRAIN, 1, "0")))[0]
+    fill = next(iter(draws.draws(template, TRAIN, 1, "0")))[0]
     ours, theirs = (Counter(words(template.render(side, fill))) for side in ("self", "other"))
     verbs = {"have", "has", "are", "is", "want", "wants", "intend", "intends", "plan", "plans", "need", "needs"}
     verbs |= {"ask", "asks"}
