@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import model_validator
+
 from stages.errors import UserError
 from stages.settings import Settings
 
@@ -40,14 +42,20 @@ class JudgeSettings(Settings):
     price_out: float | None = None
     """Price of a million tokens received, for the estimate."""
 
+    @model_validator(mode="after")
+    def _no_secret(self) -> "JudgeSettings":
+        """Whether or not the judge is asked, its settings are written down."""
+        place = urlsplit(self.endpoint)
+        if place.username or place.password or place.query:
+            raise UserError(f"leave the key out of judge.endpoint: it comes from the environment variable {self.key}")
+        return self
+
 
 def check(settings: JudgeSettings) -> None:
     """Raise UserError for an endpoint that cannot be used as it is given."""
     place = urlsplit(settings.endpoint)
     if place.scheme not in ("http", "https") or not place.hostname:
         raise UserError(f"judge.endpoint is no URL: {settings.endpoint}")
-    if place.username or place.password or place.query:
-        raise UserError(f"leave the key out of judge.endpoint: it comes from the environment variable {settings.key}")
     if place.hostname not in LOOPBACK and not os.environ.get(settings.key):
         raise UserError(f"the judge at {place.hostname} needs a key: set the environment variable {settings.key}")
 
