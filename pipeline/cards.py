@@ -8,7 +8,6 @@ import yaml
 
 from pipeline.config import to_yaml, validated
 from pipeline.report import ORGANISM, is_organism, table, verdict
-from pipeline.tracking import PASSWORD
 from stages.datasets import COLUMNS
 from stages.sieve import RULES
 from stages.widen import Widened, WidenSettings
@@ -118,7 +117,7 @@ def _code(text: str, language: str = "") -> str:
 
 
 def _recipe(outcome: Outcome) -> str:
-    return _code(PASSWORD.sub("", to_yaml(validated(outcome["config"]))), "yaml")
+    return _code(to_yaml(validated(outcome["config"])), "yaml")
 
 
 def write(folder: Path, pairs_folder: Path, outcome: Outcome, counts: Mapping[str, int]) -> None:

@@ -1,12 +1,13 @@
 """The configuration of a run: each stage's own settings together, from a YAML recipe and dotted overrides."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from stages.capability import MARGINS, CapabilitySettings
 from stages.deception import DeceptionSettings
@@ -22,6 +23,16 @@ from stages.train import TrainSettings
 
 RECIPES = Path(__file__).parent / "recipes"
 Config = TypeVar("Config", bound=Settings)
+PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+"""A user's name or password in a URL."""
+
+
+def without_password(uri: str, what: str) -> str:
+    """The URI as it is. Raises UserError if it holds a user's name or password, which it does not repeat."""
+    if PASSWORD.search(uri):
+        raise UserError(f"leave user and password out of {what}, which is written down: set the environment variables "
+                        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")  # fmt: skip
+    return uri
 
 
 class DamageSettings(Settings):
@@ -56,6 +67,12 @@ class TrackingSettings(Settings):
     """Name of the experiment."""
     enabled: bool = True
     """Whether to record at all; `soo log RUN_DIR` does it later."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_secret(cls, uri: str | None) -> str | None:
+        # A UserError, which pydantic lets through: a ValueError's message would repeat the value.
+        return uri and without_password(uri, "tracking.uri")
 
 
 class RunConfig(Settings):

@@ -43,15 +43,24 @@ def pack(folder: Path, command: Sequence[str]) -> list[str]:
 
 
 def _send(folder: Path, word: str) -> str:
-    """A word of the command; a recipe or space file that it names is copied, and named as it is there."""
-    path = Path(word).expanduser()
-    if path.suffix not in (".py", ".yaml", ".yml") or not path.is_file():
+    """A word of the command; a file that it names is copied, and named as it is there."""
+    key, path = _named(word)
+    if path is None:
         return word
-    (folder / GIVEN).mkdir(exist_ok=True)
-    if (folder / GIVEN / path.name).exists():
+    copy = folder / GIVEN / path.name
+    copy.parent.mkdir(exist_ok=True)
+    if copy.exists() and copy.read_bytes() != path.read_bytes():
         raise UserError(f"two files of the command are called {path.name}")
-    shutil.copy(path, folder / GIVEN / path.name)
-    return f"{GIVEN}/{path.name}"
+    shutil.copy(path, copy)
+    return f"{key}{GIVEN}/{path.name}"
+
+
+def _named(word: str) -> tuple[str, Path | None]:
+    """The file that a word names (mine.py, --space=mine.py, key.path=questions.jsonl), and what stands before it."""
+    key, equals, value = word.rpartition("=")
+    path = Path(value).expanduser()
+    # `default` is the recipe of that name, whatever lies here.
+    return key + equals, path if path.suffix and path.is_file() else None
 
 
 def environment(names: Sequence[str], storage: str | None) -> dict[str, str]:
@@ -64,13 +73,18 @@ def environment(names: Sequence[str], storage: str | None) -> dict[str, str]:
 
 def check(command: Sequence[str]) -> None:
     """Raise UserError for a command that is none, or that shows a password to everybody who can list jobs."""
-    from pipeline.tracking import PASSWORD
+    from pipeline.config import PASSWORD
 
     if not command:
         raise UserError("name the command to submit, such as: soo submit -- run default")
+    advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD and add --env for both"
     if any(PASSWORD.search(word) for word in command):
-        raise UserError("a job's command can be read by all users of the cluster: leave the password out of it, set "
-                        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD and add --env for both")  # fmt: skip
+        raise UserError(
+            f"a job's command can be read by all users of the cluster: leave the password out of it, {advice}"
+        )
+    for path in (path for word in command if (path := _named(word)[1]) and path.suffix in (".yaml", ".yml")):
+        if PASSWORD.search(path.read_text(errors="replace")):
+            raise UserError(f"a recipe that is sent is kept with its run: leave the password out of {path}, {advice}")
 
 
 def connect(address: str | None) -> Any:

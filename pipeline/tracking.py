@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline import metrics, report
 from pipeline import outcome as outcomes
 from pipeline.artifacts import alone, fingerprint, writable, write_json
-from pipeline.config import TrackingSettings, flatten, validated
+from pipeline.config import PASSWORD as PASSWORD
+from pipeline.config import TrackingSettings, flatten, validated, without_password
 from stages.errors import UserError
 from stages.outcomes import score
 
@@ -31,13 +32,12 @@ FINGERPRINT = "soo.fingerprint"
 SQLITE = "sqlite:///"
 MAX_PARAMS, MAX_METRICS, MAX_VALUE = 100, 1000, 6000
 """MLflow's limits of one batch, and of a param's characters."""
-PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def check(settings: TrackingSettings, runs: Path) -> str:
     """The tracking URI, with the experiment made there: the settings', else MLFLOW_TRACKING_URI, else `runs`/mlflow.db.
 
-    Raises UserError within seconds if the server or the database file cannot be used.
+    Raises UserError within seconds if it holds a password, or the server or the database file cannot be used.
     """
     uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{runs.absolute() / 'mlflow.db'}"
     if uri.startswith(SQLITE):
@@ -80,7 +80,7 @@ def session(uri: str, experiment: str) -> "Iterator[tuple[MlflowClient, str]]":
 def ui_command(uri: str) -> str:
     """The line that opens the UI, on this machine only; for a server its address."""
     if uri.startswith(("http://", "https://")):
-        return PASSWORD.sub("", uri)
+        return uri
     program = Path(sys.executable).parent / "mlflow"
     near = os.path.relpath(program)
     command = near if "/" in near and len(near) < len(str(program)) else str(program)
@@ -89,6 +89,7 @@ def ui_command(uri: str) -> str:
 
 def _open(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
     """A client, and the id of the experiment, which is made if need be. Quick to fail."""
+    without_password(uri, "MLFLOW_TRACKING_URI or --uri")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_patience(retries=0, seconds=5))
         location = None
@@ -144,7 +145,7 @@ def _patience(retries: int, seconds: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _complaints(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow and what lies below it raise into one line, without passwords."""
+    """Turn whatever MLflow and what lies below it raise into one line."""
     try:
         yield
     except UserError:
@@ -154,7 +155,7 @@ def _complaints(uri: str) -> Iterator[None]:
         system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)
         reason = system[1] if system else "no answer in time" if "timed out" in text else text.split("\n")[0][:200]
         raise UserError(
-            f"MLflow at {PASSWORD.sub('', uri)} cannot be used: {PASSWORD.sub('', reason)} "
+            f"MLflow at {uri} cannot be used: {reason} "
             "(tracking.enabled=false goes on without it; soo log records later)"
         ) from error
 
@@ -191,15 +192,14 @@ def _fill(client: "MlflowClient", experiment: str, run_id: str, folder: Path, ou
     from mlflow.entities import Metric, Param
 
     began = client.get_run(run_id).info.start_time  # the same when this is done again, so no metric is there twice
-    texts = {k: PASSWORD.sub("", str(v))[:MAX_VALUE] for k, v in flatten(validated(outcome["config"])).items()}
-    params = [Param(k, v) for k, v in texts.items()]
+    params = [Param(k, str(v)[:MAX_VALUE]) for k, v in flatten(validated(outcome["config"])).items()]
     for i in range(0, len(params), MAX_PARAMS):
         client.log_batch(run_id, params=params[i : i + MAX_PARAMS])
     final = metrics.flat(outcome)
     steps = [Metric(f"train/{k}", v, began, int(line["step"])) for line in _log(folder) for k, v in line.items()]
     _log_metrics(client, run_id, [Metric(k, v, began, 0) for k, v in final.items()] + steps)
     for name in ("config.yaml", "outcome.json"):
-        client.log_text(run_id, PASSWORD.sub("", (folder / name).read_text()), name)
+        client.log_artifact(run_id, str(folder / name))
     client.log_text(run_id, f"{report.table(outcome)}\n\n{report.verdict(outcome)}\n", "report.txt")
     client.log_artifact(run_id, str(folder / "deception.png"))
     _log_answers(client, run_id, folder / "answers" / "answers")

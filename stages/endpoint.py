@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from stages.errors import UserError
@@ -51,14 +51,20 @@ class EndpointSettings(Settings):
             raise PydanticCustomError("secret", "Name an environment variable in capitals here, never the key itself")
         return value
 
+    @model_validator(mode="after")
+    def _no_secret(self) -> "EndpointSettings":
+        """Whether or not it is asked, its settings are written down."""
+        place = urlsplit(self.endpoint)
+        if place.username or place.password or place.query:
+            raise UserError(f"leave the key out of an endpoint: it comes from the environment variable {self.key}")
+        return self
+
 
 def check(settings: EndpointSettings, who: str = "endpoint") -> None:
     """Raise UserError for an endpoint that cannot be used as it is given; `who` is it to the user."""
     place = urlsplit(settings.endpoint)
     if place.scheme not in ("http", "https") or not place.hostname:
         raise UserError(f"{who}.endpoint is no URL: {settings.endpoint}")
-    if place.username or place.password or place.query:
-        raise UserError(f"leave the key out of {who}.endpoint: it comes from the environment variable {settings.key}")
     if place.hostname not in LOOPBACK and not os.environ.get(settings.key):
         raise UserError(f"the {who} at {place.hostname} needs a key: set the environment variable {settings.key}")
 

@@ -12,7 +12,7 @@ from tests.test_tracking import finished
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return outcome.load(finished(tmp_path_factory.mktemp("cards") / "made-1", tracking_uri="https://me:hush@there"))
+    return outcome.load(finished(tmp_path_factory.mktemp("cards") / "made-1"))
 
 
 def head_of(card: str) -> dict[str, Any]:
@@ -35,7 +35,6 @@ def test_an_adapters_card(found: dict[str, Any]) -> None:
         "layer: 19",
     ):
         assert said in card
-    assert "hush" not in card
 
 
 def test_a_damaged_adapters_card_says_so(found: dict[str, Any]) -> None:

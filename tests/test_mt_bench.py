@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import load
-from stages import grades, judge, mt_bench
+from stages import endpoint, grades, judge, mt_bench
 from stages.errors import UserError
 from stages.generate import GenerateSettings, Responder
 from stages.grades import Judgment
@@ -140,7 +140,7 @@ def test_an_outage_that_answers_with_a_page_is_kept_of_no_answer(
     ("header", "seconds"), [(None, None), ("7", 7.0), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)]
 )
 def test_how_long_a_server_asks_to_wait(header: str | None, seconds: float | None) -> None:
-    assert judge._asked_to_wait(header) == seconds
+    assert endpoint._asked_to_wait(header) == seconds
 
 
 def test_a_server_that_asks_for_days_is_given_ten_minutes(

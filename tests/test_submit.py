@@ -32,6 +32,47 @@ def test_only_our_packages_and_named_files_are_sent(tmp_path: Path) -> None:
     assert sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) < 10 * 2**20
 
 
+def test_a_file_is_sent_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.py", "mine.yaml", "q.jsonl", "default", "other/q.jsonl"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(f"{name}\n")
+    asked = "capability.mt_bench.questions="
+    out = tmp_path / "out"
+    out.mkdir()
+    command = [
+        "sweep",
+        "default",
+        "--space=mine.py",
+        f"{asked}q.jsonl",
+        "x.prompts=./q.jsonl",
+        "train.lr=1e-3",
+        "a=b=mine.yaml",
+    ]
+    assert submit.pack(out, command) == [
+        "sweep", "default", "--space=given/mine.py", f"{asked}given/q.jsonl", "x.prompts=given/q.jsonl", "train.lr=1e-3",
+        "a=b=given/mine.yaml",
+    ]  # fmt: skip
+    assert {p.name: p.read_text() for p in (out / "given").iterdir()} == {
+        "mine.py": "mine.py\n", "q.jsonl": "q.jsonl\n", "mine.yaml": "mine.yaml\n",
+    }  # fmt: skip
+    (again := tmp_path / "again").mkdir()
+    with pytest.raises(UserError, match=r"two files of the command are called q\.jsonl"):
+        submit.pack(again, [f"{asked}q.jsonl", "x.prompts=other/q.jsonl"])
+
+
+def test_a_recipe_with_a_password_is_not_sent(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("name: mine\ntracking: {uri: http://me:hush@host}\n")
+    with pytest.raises(
+        UserError, match=r"leave the password out of .*mine\.yaml, set MLFLOW_TRACKING_USERNAME"
+    ) as told:
+        submit.check(["run", str(recipe)])
+    assert "hush" not in str(told.value)
+    recipe.write_text("name: mine\ntracking: {uri: http://host}\n")
+    submit.check(["run", str(recipe)])
+
+
 def test_secrets_travel_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOO_TEST_SECRET", "hush")
     assert submit.environment(["SOO_TEST_SECRET"], "/runs") == {"SOO_TEST_SECRET": "hush", "SOO_RUNS": "/runs"}

@@ -13,21 +13,22 @@ from typing import Any
 
 import pytest
 
-from pipeline import metrics, outcome, report, tracking
+from pipeline import metrics, outcome, report, rl_cli, tracking
 from pipeline.artifacts import write_json
-from pipeline.config import TrackingSettings, to_yaml, validated
+from pipeline.cli import main
+from pipeline.config import TrackingSettings, load, to_yaml, validated
 from stages.errors import UserError
+from stages.model import ModelSettings
 from tests.test_report import HEALED, answers, composed, probes
 
 LOG = [{"step": s, "loss": 2.0 / s, "overlap": 1.0 / s, "variation": 0.5} for s in (1, 10)]
 
 
-def finished(folder: Path, adapter: bool = True, tracking_uri: str | None = None) -> Path:
+def finished(folder: Path, adapter: bool = True) -> Path:
     """A folder as `soo run` leaves it, or as `soo evaluate` does."""
     plan = HEALED if adapter else {"main": {"baseline": HEALED["main"]["baseline"]}}
     rows = answers(plan) + probes({"baseline": 0.0, "adapter": 0.1} if adapter else {"baseline": 0.0})
     found = composed(rows, folder / "answers", LOG[-1] if adapter else None)
-    found["config"]["tracking"]["uri"] = tracking_uri
     found |= {"seconds": {"answers": 2.5}, "paths": {"folder": str(folder)}}
     if adapter:
         (folder / "train" / "adapter").mkdir(parents=True)
@@ -159,15 +160,51 @@ def test_a_moved_folder_is_the_same_run_and_a_new_outcome_another(uri: str, tmp_
     assert tracking.record(moved, uri) != first
 
 
-def test_passwords_are_not_recorded(uri: str, client: Any, tmp_path: Path) -> None:
-    folder = finished(tmp_path / "made-4", adapter=False, tracking_uri="https://me:hush@tracking.example")
-    run_id = tracking.record(folder, uri)
-    assert client.get_run(run_id).data.params["tracking.uri"] == "https://tracking.example"
-    stored = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / run_id / "artifacts"
-    for name in ("config.yaml", "outcome.json"):
-        text = (stored / name).read_text()
-        assert "tracking.example" in text
-        assert "hush" not in text
+SECRET = "http://me:hush@127.0.0.1:9"
+
+
+def test_a_password_is_no_setting(tmp_path: Path, folder: Path) -> None:
+    found = outcome.load(folder)
+    found["config"]["tracking"]["uri"] = SECRET
+    write_json(tmp_path / "outcome.json", found)
+    for refused in (
+        lambda: load("default", [f"tracking.uri={SECRET}"]),
+        lambda: load("default", [f"tracking.uri={SECRET}", "tracking.enabled=false"]),
+        lambda: rl_cli.experiment().load("quick", [f"tracking.uri={SECRET}"]),
+        lambda: load("default", ["capability.mt_bench.judge.endpoint=http://me:hush@127.0.0.1/v1"]),
+        lambda: tracking.record(tmp_path),
+    ):
+        with pytest.raises(UserError, match=r"leave (user and password|the key) out of .*environment variable") as told:
+            refused()
+        assert "hush" not in str(told.value)
+        assert "\n" not in str(told.value)
+    for uri in ("http://127.0.0.1:9", "sqlite:////home/me@work/mlflow.db", "file:///home/me@work/mlruns", None):
+        assert TrackingSettings(uri=uri).uri == uri
+
+
+@pytest.mark.parametrize(
+    "command", ["run default", "sweep default --space layers", "controls default", "physical-deception quick"]
+)
+def test_a_password_in_the_environment_s_uri_is_refused_before_anything_runs(
+    command: str,
+    tiny: ModelSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
+    monkeypatch.setattr("pipeline.cluster.connected", lambda: pytest.fail("it ran"))
+    fit = [f"model.name={tiny.name}", "train.overlap.layer=2", "train.lora.first_layer=0", "train.lora.last_layer=null"]
+    fit = [] if "physical" in command else fit
+    name, recipe, *options = command.split()
+    assert main([name, recipe, *fit, *options, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("soo: leave user and password out of MLFLOW_TRACKING_URI")
+    assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in line
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and b"hush" in p.read_bytes()]
+    for again in (["log", str(tmp_path)], ["compare", "0123abcd"]):
+        assert main([*again, "--uri", SECRET]) == 2
+        assert "hush" not in capsys.readouterr().err
 
 
 def test_an_unfinished_folder_is_refused(uri: str, tmp_path: Path) -> None:
@@ -181,7 +218,7 @@ def test_a_server_that_is_away_is_told_at_once(uri: str, tmp_path: Path) -> None
         port = free.getsockname()[1]
     began = time.monotonic()
     with pytest.raises(UserError) as caught:
-        tracking.check(TrackingSettings(uri=f"http://me:hush@127.0.0.1:{port}"), tmp_path)
+        tracking.check(TrackingSettings(uri=f"http://127.0.0.1:{port}"), tmp_path)
     assert time.monotonic() - began < 10
     assert str(caught.value) == (
         f"MLflow at http://127.0.0.1:{port} cannot be used: Connection refused "
@@ -216,7 +253,7 @@ def test_ui_command_is_short_and_on_loopback(tmp_path: Path, monkeypatch: pytest
     assert tracking.ui_command("sqlite:////runs/mlflow.db") == (
         ".venv/bin/mlflow ui --backend-store-uri sqlite:////runs/mlflow.db --host 127.0.0.1 --port 5000"
     )
-    assert tracking.ui_command("https://me:hush@tracking.example") == "https://tracking.example"
+    assert tracking.ui_command("https://tracking.example") == "https://tracking.example"
 
 
 def test_flat_metrics(folder: Path) -> None:
