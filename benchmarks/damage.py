@@ -8,6 +8,7 @@ are made once. All is kept in --out: the same command goes on where it stopped. 
 """
 
 import argparse
+import functools
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
