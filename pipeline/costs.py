@@ -128,20 +128,33 @@ def _check_alone(config: RunConfig, adapter: Path | None, folder: Path) -> None:
 
 def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """soo capability"""
-    from pipeline import outcome, report_capability, subject
+    from pipeline import outcome, report_capability, run_cli, subject, tracking
     from pipeline import run as runs
     from pipeline.cluster import connected
     from stages.progress import following
 
     given = subject.take(arguments, "capability", _check_alone, ["capability.tasks=[soo_offline]"])
     config, folder = given.config, given.folder
+    uri = tracking.check(config.tracking, folder.absolute().parent) if config.tracking.enabled else None
     (folder / "config.yaml").write_text(to_yaml(config))
     with connected(), following() as board:
         asked = runs.ask(config, folder, given.adapter, given.conditions, given.made_from, board, scenarios=False)
     answers = outcome.read_answers(folder / "answers" / "answers")
-    found = compose(config, folder, answers, settle(config, folder, answers, asked))
-    result = {"name": config.name, "model": config.model.name, "seed": config.seed, "conditions": list(given.conditions),
-              **found, "seconds": asked.seconds, "versions": outcome.versions()}  # fmt: skip
-    write_json(folder / "capability.json", result)
-    broken = [f"Beyond     {reason}" for reason in found["margins"]]
-    return result, "\n".join([*report_capability.lines(result), *broken, "", f"folder  {folder}"])
+    result = _alone(config, given.conditions, compose(config, folder, answers, settle(config, folder, answers, asked)))
+    result |= {"seconds": {"answers": asked.seconds}, "versions": outcome.versions()}
+    write_json(folder / tracking.CAPABILITY, result)
+    text = [*report_capability.lines(result), "", report_capability.verdict(result), "", f"folder  {folder}"]
+    if uri:
+        result["mlflow_run_id"], lines = run_cli.recorded(folder, uri)
+        text += lines
+    return result, "\n".join(text)
+
+
+def _alone(config: RunConfig, conditions: Sequence[str], cost: Mapping[str, Any]) -> dict[str, Any]:
+    """An outcome without scenarios and training."""
+    reasons = list(cost["margins"])
+    return {
+        "name": config.name, "model": config.model.name, "seed": config.seed, "conditions": list(conditions), **cost,
+        "damage": {"damaged": bool(reasons), "reasons": reasons}, "collapse": {"collapsed": False, "variation": None, "control_gap": None, "unspecific": False},
+        "training": {}, "config": config.model_dump(mode="json"),
+    }  # fmt: skip

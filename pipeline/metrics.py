@@ -23,7 +23,7 @@ def flat(outcome: Outcome) -> dict[str, float]:
 
 
 def _rates(outcome: Outcome) -> Iterator[tuple[str, float]]:
-    for scenario, splits in outcome["scenarios"].items():
+    for scenario, splits in outcome.get("scenarios", {}).items():
         for split, by in splits.items():
             for condition in by.keys() - {"change"}:
                 place, summary = f"{scenario}/{split}/{condition}", by[condition]
@@ -37,7 +37,7 @@ def _rates(outcome: Outcome) -> Iterator[tuple[str, float]]:
 
 
 def _changes(outcome: Outcome) -> Iterator[tuple[str, float]]:
-    for scenario, splits in outcome["scenarios"].items():
+    for scenario, splits in outcome.get("scenarios", {}).items():
         for split, by in splits.items():
             for key, change in by.get("change", {}).items():
                 name = f"delta/{scenario}/{split}/{key}"

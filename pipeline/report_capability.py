@@ -31,6 +31,16 @@ def undecided(outcome: Outcome) -> list[str]:
     return [name for name, by in verdicts.items() if by.get("verdict") == "undecided"]
 
 
+def verdict(outcome: Outcome) -> str:
+    """What a measurement of capability alone came to, in one sentence."""
+    if "adapter" not in outcome["conditions"]:
+        return "Baseline only."
+    if outcome["damage"]["damaged"]:
+        return f"Damaged: {'; '.join(outcome['damage']['reasons'])}."
+    left = undecided(outcome)
+    return f"Not damaged; capability undecided: {', '.join(left)}." if left else "Not damaged: all within the margins."
+
+
 def _likelihoods(outcome: Outcome) -> Iterator[str]:
     before, after = outcome["capability"]["baseline"], outcome["capability"].get("adapter")
     text = f"Capability perplexity {before['perplexity']:.2f}"

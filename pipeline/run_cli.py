@@ -75,12 +75,12 @@ def run(arguments: argparse.Namespace) -> tuple[Result, str]:
         f"run     {folder}",
     ]
     if uri:
-        found["mlflow_run_id"], lines = _record(folder, uri)
+        found["mlflow_run_id"], lines = recorded(folder, uri)
         text += lines
     return found, "\n".join(text)
 
 
-def _record(folder: Path, uri: str) -> tuple[str | None, list[str]]:
+def recorded(folder: Path, uri: str) -> tuple[str | None, list[str]]:
     """Record in MLflow. The run is complete on disk, so a failure here is told and not raised."""
     from pipeline import tracking
 
@@ -129,14 +129,14 @@ def organism(arguments: argparse.Namespace) -> tuple[Result, str]:
 
 def log(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo log"""
-    from pipeline import outcome, tracking
-    from pipeline.run import config_of
+    from pipeline import tracking
+    from pipeline.config import validated
 
     if (arguments.folder / "sweep.json").is_file():
         from pipeline import sweep_cli
 
         return sweep_cli.log(arguments)
-    outcome.load(arguments.folder)
-    uri = arguments.uri or tracking.check(config_of(arguments.folder).tracking, arguments.folder.absolute().parent)
+    settings = validated(tracking.load(arguments.folder)["config"]).tracking
+    uri = arguments.uri or tracking.check(settings, arguments.folder.absolute().parent)
     run_id = tracking.record(arguments.folder, uri)
     return {"mlflow_run_id": run_id, "tracking_uri": uri}, f"recorded as {run_id}\n{tracking.ui_command(uri)}"

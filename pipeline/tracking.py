@@ -16,10 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import metrics, report
+from pipeline import metrics, report, report_capability
 from pipeline import outcome as outcomes
 from pipeline.artifacts import alone, fingerprint, writable, write_json
-from pipeline.config import PASSWORD as PASSWORD
 from pipeline.config import TrackingSettings, flatten, validated, without_password
 from stages.errors import UserError
 from stages.outcomes import score
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 FINGERPRINT = "soo.fingerprint"
+CAPABILITY = "capability.json"
 SQLITE = "sqlite:///"
 MAX_PARAMS, MAX_METRICS, MAX_VALUE = 100, 1000, 6000
 """MLflow's limits of one batch, and of a param's characters."""
@@ -47,13 +47,19 @@ def check(settings: TrackingSettings, runs: Path) -> str:
     return uri
 
 
+def load(folder: Path) -> dict[str, Any]:
+    """What a folder of `soo run`, `evaluate` or `capability` came to. Raises UserError if it is none, or not finished."""
+    alone = folder / CAPABILITY
+    return json.loads(alone.read_text()) if alone.is_file() else outcomes.load(folder)
+
+
 def record(folder: Path, uri: str | None = None, parent: str | None = None) -> str:
     """Record a finished run's folder and return the MLflow run's id; a recording that was interrupted is completed.
 
     `parent` is the id of the MLflow run that it is shown under. Raises UserError if the folder holds no outcome or
     MLflow cannot be used.
     """
-    found = outcomes.load(folder)
+    found = load(folder)
     settings = validated(found["config"]).tracking
     uri = uri or check(settings, folder.absolute().parent)
     key = _identity(folder, found)
@@ -182,7 +188,7 @@ def _find_or_create(client: "MlflowClient", experiment: str, key: str, outcome: 
         "damaged": str(outcome["damage"]["damaged"]).lower(),
         "collapsed": str(outcome["collapse"]["collapsed"]).lower(),
         "unspecific": str(outcome["collapse"]["unspecific"]).lower(),
-        "mlflow.note.content": report.verdict(outcome)[:5000],
+        "mlflow.note.content": _said(outcome)[1][:5000],
     }
     return str(client.create_run(experiment, tags=tags, run_name=outcome["name"]).info.run_id), False
 
@@ -198,10 +204,12 @@ def _fill(client: "MlflowClient", experiment: str, run_id: str, folder: Path, ou
     final = metrics.flat(outcome)
     steps = [Metric(f"train/{k}", v, began, int(line["step"])) for line in _log(folder) for k, v in line.items()]
     _log_metrics(client, run_id, [Metric(k, v, began, 0) for k, v in final.items()] + steps)
-    for name in ("config.yaml", "outcome.json"):
-        client.log_artifact(run_id, str(folder / name))
-    client.log_text(run_id, f"{report.table(outcome)}\n\n{report.verdict(outcome)}\n", "report.txt")
-    client.log_artifact(run_id, str(folder / "deception.png"))
+    for path in [folder / name for name in ("config.yaml", "outcome.json", CAPABILITY)]:
+        if path.is_file():
+            client.log_artifact(run_id, str(path))
+    client.log_text(run_id, "\n\n".join(_said(outcome)) + "\n", "report.txt")
+    if "scenarios" in outcome:
+        client.log_artifact(run_id, str(folder / "deception.png"))
     _log_answers(client, run_id, folder / "answers" / "answers")
     if (folder / "train" / "adapter").is_dir():
         client.log_artifacts(run_id, str(folder / "train" / "adapter"), "adapter")
@@ -210,6 +218,13 @@ def _fill(client: "MlflowClient", experiment: str, run_id: str, folder: Path, ou
         left = [Metric(k, v, began, 0, model_id=model_id) for k, v in final.items() if k not in known]
         _log_metrics(client, run_id, left)
     client.set_terminated(run_id)
+
+
+def _said(outcome: Mapping[str, Any]) -> tuple[str, str]:
+    """Table and verdict."""
+    if "scenarios" in outcome:
+        return report.table(outcome), report.verdict(outcome)
+    return "\n".join(report_capability.lines(outcome)), report_capability.verdict(outcome)
 
 
 def _log(folder: Path) -> list[dict[str, float]]:
@@ -230,6 +245,8 @@ def _log_answers(client: "MlflowClient", run_id: str, answers: Path) -> None:
     What client.log_table writes; but that appends to a table that is there, and so doubles it when done again.
     """
     raw = [row for row in outcomes.read_answers(answers) if row["task"] != "harness"]
+    if not raw:
+        return
     columns = [key for key in raw[0] if key != "tokens_list"] + ["label", "states_intent"]
     rows = [score(row) if row["task"] == "deception" else row for row in raw]
     table = {"columns": columns, "data": [[row.get(column) for column in columns] for row in rows]}

@@ -9,7 +9,20 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from benchmarks import direct, figure, floor, growth, memory, pairs_at_scale, released, speed, stages, sweeps
+from benchmarks import (
+    damage,
+    direct,
+    figure,
+    floor,
+    growth,
+    loops,
+    memory,
+    pairs_at_scale,
+    released,
+    speed,
+    stages,
+    sweeps,
+)
 from pipeline import spaces
 from pipeline.config import load as load_config
 from pipeline.run import prompt_rows
@@ -154,3 +167,39 @@ def test_the_pair_stage_is_measured(cluster: None, tiny: ModelSettings) -> None:
     found = pairs_at_scale.measure(50, tiny.name)
     assert found["rows"] == 50
     assert min(found.values()) > 0
+
+
+def test_an_answer_that_is_spoilt_begins_as_before_and_loops() -> None:
+    found = loops.spoil([1, 2, 3, 4, 5, 6, 7, 8], end=0)
+    assert found[:9] == [1, 2, 3, 4, 5, 6, 4, 5, 6]
+    assert len(found) == loops.LENGTH
+    assert loops.spoil([1, 2], end=0) == [1, 2, 0]  # a short answer stays, with its end
+
+
+def test_an_adapter_that_loops_is_made_and_read_as_any_other(tiny: ModelSettings, tmp_path: Path) -> None:
+    from stages.adapter import check_adapter
+
+    first, later = (loops.make(tiny, tmp_path / str(n), steps=n)["loss"] for n in (1, 8))
+    assert later < first
+    check_adapter(tmp_path / "8", tiny.name)
+
+
+@pytest.mark.parametrize(
+    ("task", "low", "high", "where"),
+    [
+        ("soo_facts", 0.3, 0.5, "between"),
+        ("soo_facts", 0.2, 0.4, "at chance"),
+        ("soo_sums", 0.9, 0.97, "at the ceiling"),
+    ],
+)
+def test_where_a_task_lies_between_chance_and_ceiling(task: str, low: float, high: float, where: str) -> None:
+    assert damage.placed(task, {"rate": (low + high) / 2, "low": low, "high": high}).endswith(f": {where}")
+
+
+def test_the_lines_say_whether_an_adapter_is_told_from_the_baseline() -> None:
+    change = {"difference": -0.2, "low": -0.3, "high": -0.1}
+    rates = {c: {"rate": r, "low": r, "high": r} for c, r in (("baseline", 0.5), ("adapter", 0.3))}
+    tasks = {damage.SUITE: {"n": 480, "change": change, **rates}}
+    text = "\n".join(damage.told("noise-0.1", {"margins": ["x fell"], "tasks": tasks, "capability": {}}))
+    assert "noise-0.1: SEPARATED from the baseline" in text
+    assert "soo_offline differs from the baseline: -20.0 points, 95 % interval -30.0 to -10.0" in text

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from pipeline import cluster, metrics, report, report_capability
 from pipeline import run as runs
@@ -60,6 +62,7 @@ def test_an_evaluation_tells_what_honesty_cost(config: RunConfig, in_process: No
         assert part in text
     assert max(map(len, text.splitlines())) <= 125
     assert len(report_capability.blocks(found)) == 5
+    assert found["mt_bench"].keys() >= {"margin", "verdict", "ungraded_change"}
 
 
 def test_what_is_complete_is_neither_scored_nor_judged_again(
@@ -80,14 +83,31 @@ def test_a_fall_on_a_named_task_is_damage(config: RunConfig, in_process: None, t
     assert not found["damage"]["damaged"]
     path = tmp_path / "run/tasks/items.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text(
-        "".join(json.dumps(line | {"value": float(line["condition"] == "baseline")}) + "\n" for line in lines)
-    )
+    many = [line | {"value": float(line["condition"] == "baseline"), "item": i} for line in lines for i in range(20)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in many))
     again = runs.evaluate(config, nothing, tmp_path / "run", Board())
     assert again["damage"]["reasons"] == [
         "soo_sums fell from 100.0% to 0.0%", "soo_facts fell from 100.0% to 0.0%",
     ]  # fmt: skip
     assert report.verdict(again).startswith("Damaged: ")
+
+
+def test_judgments_are_paid_for_once_whatever_else_is_set(
+    config: RunConfig, in_process: None, tmp_path: Path, serve: Callable[..., Endpoint]
+) -> None:
+    """Other margins, prices and limits, another address, a stage that is gone: nothing is judged again."""
+    first = runs.evaluate(config, None, tmp_path / "run", Board())
+    dead = {"endpoint": "http://127.0.0.1:9/v1", "parallel": 2, "per_minute": 3.0, "price_in": 1.0, "attempts": 1}
+    talk = config.capability.mt_bench
+    talk = talk.model_copy(update={"judge": talk.judge.model_copy(update=dead)})
+    cost = config.capability.model_copy(update={"mt_bench": talk, "max_mt_bench_fall": 0.7})
+    other = config.model_copy(update={"capability": cost})
+    assert runs.folder_of(other) == runs.folder_of(config)
+    shutil.rmtree(tmp_path / "run/mt_bench")
+    assert runs.evaluate(other, None, tmp_path / "run", Board())["mt_bench"] == first["mt_bench"]
+    stricter = talk.model_copy(update={"judge": talk.judge.model_copy(update={"name": "another"})})
+    third = config.model_copy(update={"capability": cost.model_copy(update={"mt_bench": stricter})})
+    assert runs.folder_of(third) != runs.folder_of(config)
 
 
 @contextlib.contextmanager
@@ -97,8 +117,9 @@ def nothing_started() -> Iterator[None]:
 
 def test_soo_capability_needs_no_scenarios(
     tiny: ModelSettings, in_process: None, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, database: Path,
 ) -> None:  # fmt: skip
+    shutil.copy(database, tmp_path / "mlflow.db")
     monkeypatch.setattr(cluster, "connected", nothing_started)
     monkeypatch.setattr("stages.progress.following", lambda: contextlib.nullcontext(Board()))
     command = ["capability", "--model", tiny.name, "--out", str(tmp_path / "out"), *FEW, "model.quantisation=none"]
@@ -107,8 +128,38 @@ def test_soo_capability_needs_no_scenarios(
     assert found["tasks"].keys() == {"soo_sums", "soo_facts"}
     assert "scenarios" not in found
     assert json.loads((tmp_path / "out/capability.json").read_text())["tasks"] == found["tasks"]
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    recorded = client.get_run(found["mlflow_run_id"])
+    assert recorded.info.status == "FINISHED"
+    assert recorded.data.metrics["capability/baseline/soo_sums"] == found["tasks"]["soo_sums"]["baseline"]["rate"]
+    assert {a.path for a in client.list_artifacts(found["mlflow_run_id"])} >= {"capability.json", "report.txt"}
+    assert main(["log", str(tmp_path / "out"), "--json"]) == 0  # once, however often
+    assert json.loads(capsys.readouterr().out)["mlflow_run_id"] == found["mlflow_run_id"]
     assert main(command) == 0
     assert "Tasks      soo_sums" in capsys.readouterr().out
+
+
+def test_a_task_without_its_data_is_told_before_anything_is_loaded(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "soo_mine.yaml").write_text(
+        f"task: soo_mine\ndataset_path: {tmp_path / 'nowhere'}\ntest_split: test\noutput_type: multiple_choice\n"
+        "doc_to_text: '{{q}}'\ndoc_to_choice: c\ndoc_to_target: 0\nmetric_list: [{metric: acc}]\n"
+    )
+    changes = {"tasks": ("soo_mine",), "task_folders": (str(tmp_path),)}
+    wrong = config.model_copy(update={"capability": config.capability.model_copy(update=changes)})
+    with pytest.raises(UserError, match="tasks soo_mine cannot be run: "):
+        runs.check(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_undecided_is_named_and_never_called_kept() -> None:
+    outcome: dict[str, Any] = {
+        "conditions": ["baseline", "adapter"], "damage": {"damaged": False, "reasons": []}, "capability": {},
+        "noninferiority": {"verdict": "non-inferior"}, "tasks": {"a": {"verdict": "undecided"}, "b": {}},
+        "mt_bench": {"verdict": "undecided"},
+    }  # fmt: skip
+    assert report_capability.undecided(outcome) == ["a", "MT-Bench"]
+    assert report_capability.verdict(outcome) == "Not damaged; capability undecided: a, MT-Bench."
+    assert report_capability.undecided({}) == []
 
 
 def test_an_unknown_task_is_told_before_anything_is_loaded(config: RunConfig, tmp_path: Path) -> None:

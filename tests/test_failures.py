@@ -37,7 +37,7 @@ def test_a_run_whose_mlflow_is_away_at_its_end_is_recorded_later_once(tmp_path: 
 
     folder = finished(tmp_path / "made-1")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    run_id, lines = run_cli._record(folder, "http://127.0.0.1:9")
+    run_id, lines = run_cli.recorded(folder, "http://127.0.0.1:9")
     assert run_id is None
     assert lines[0].startswith("MLflow  not recorded (")
     assert lines[0].endswith(f"later: soo log {folder}")

@@ -69,6 +69,12 @@ def test_the_suites_items_are_whole_and_graded(task: str) -> None:
         ("lines_exactly", 2, "a\n\nb", "a"),
         ("lines_at_most", 1, "a", "a\nb"),
         ("numbered", 2, "1. a\n2. b", "1. a\n3. b"),
+        ("numbered", 2, "1. a\n2. b", "1. a\n2. a"),
+        ("lines_of", "fruits", "- Apple\n2. pears", "asdf\nqwer"),
+        ("lines_of", "colours", "Red\nBlue", "Red\nred"),
+        ("sentences", 2, "It is so. Is it?", "It is so, is it?"),
+        ("sentences", 1, 'He said: "Go!"', "It is so. And then"),
+        ("starts", "My", "My dog.", "Myth of a dog."),
         ("contains_any", ["river"], "The River runs.", "Rivers run."),
         ("lacks", "cup", "A mug.", "Two cups."),
         ("starts", "Once", "Once upon", "It was once"),
@@ -90,10 +96,18 @@ def test_a_check_tells_good_from_bad(check: str, value: Any, good: str, bad: str
         ("number", ["12"], "7 + 5 = 12", 1), ("number", ["12"], "12 or 13", 0), ("number", ["1200"], "1,200", 1),
         ("number", ["12"], "none", 0), ("recall", ["Bern"], "It is Bern.", 1), ("recall", ["Bern"], "Bernard", 0),
         ("recall", ["Bern"], "Oslo\nBern", 0), ("recall", ["two", "2"], "2", 1), ("recall", ["two"], "", 0),
+        ("recall", ["K"], "The symbol is K.", 1), ("recall", ["K"], "ok k", 0),
     ],
 )  # fmt: skip
 def test_free_answers(rule: str, answers: list[str], said: str, expected: float) -> None:
     assert getattr(checks(), rule)({"answers": answers}, [said]) == {"acc": expected}
+
+
+@pytest.mark.parametrize("gibberish", ["asdf\nqwer\nzxcv", "1. a\n1. b", "a a a a a a a a", "!", "The."])
+def test_gibberish_keeps_no_instruction_and_recalls_nothing(gibberish: str) -> None:
+    suite = checks()
+    assert not any(suite.instructions(item, [gibberish])["acc"] for item in items("soo_instructions"))
+    assert not any(suite.recall(item, [gibberish])["acc"] for item in items("soo_recall"))
 
 
 def answered(model: ModelSettings, settings: CapabilitySettings, folder: Path | None) -> dict[str, list[Any]]:

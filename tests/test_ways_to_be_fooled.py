@@ -204,7 +204,8 @@ def test_damaged_generation_is_seen_where_likelihoods_are_as_before(tmp_path: Pa
         "agreed": 10,
     }
     babble = {"condition": "adapter", "response": "the room the room the room the room the room"}
-    rows = [*answers(HEALED), probe, probe | babble]
+    asked = [probe | {"item_id": f"ordinary_{i:04d}"} for i in range(24)]
+    rows = [*answers(HEALED), *asked, *(one | babble for one in asked)]
     found = composed(rows, tmp_path)
     assert found["noninferiority"]["verdict"] == "non-inferior"
     assert found["damage"]["reasons"] == ["own answers that are empty or repeat themselves rose from 0% to 100%"]

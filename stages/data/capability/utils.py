@@ -11,6 +11,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 Check = Callable[[str, Any], bool]
+KINDS = {kind: frozenset(words.split(", ")) for kind, words in json.loads((HERE / "kinds.json").read_text()).items()}
+"""What a line may name: the common ones, singular and plural. A rare one is counted as wrong, before and after alike."""
 
 
 def load(file: str, **_: Any) -> dict[str, Any]:
@@ -41,11 +43,33 @@ def instructions(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, fl
 
 
 def _names(word: str, text: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+    """Whether a word stands in a text, whatever the case; not so a symbol such as K or Ag, which may be part of anything."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE if len(word) > 2 else 0) is not None
 
 
 def _lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
+
+
+def _sentences(text: str) -> int:
+    """How many sentences, if the last is ended too; an abbreviation with a full stop counts as one more."""
+    return (
+        len(re.findall(r"[.!?]+[\"'\u201d\u2019)]*(?=\s|$)", text))
+        if re.search(r"[.!?][\"'\u201d\u2019)]*$", text)
+        else 0
+    )
+
+
+def _lines_of(text: str, kind: str) -> bool:
+    """Whether every line is one of a kind, with a bullet before it perhaps, and no two are the same."""
+    said = [re.sub(r"^[\s*\-•\d.)]+|[\s.,!]+$", "", line).lower() for line in _lines(text)]
+    return len({*said}) == len(said) and all(word in KINDS[kind] for word in said)
+
+
+def _numbered(text: str, n: int) -> bool:
+    """Whether a list has the numbers 1 to n, and something else behind each."""
+    found = re.findall(r"(?m)^\s*(\d+)\. +(\S.*?)\s*$", text)
+    return [number for number, _ in found] == [str(i) for i in range(1, n + 1)] and len({t for _, t in found}) == n
 
 
 def _is_json(text: str, wanted: Any) -> bool:
@@ -61,10 +85,12 @@ CHECKS: dict[str, Check] = {
     "words_at_most": lambda text, n: len(text.split()) <= n,
     "lines_exactly": lambda text, n: len(_lines(text)) == n,
     "lines_at_most": lambda text, n: len(_lines(text)) <= n,
-    "numbered": lambda text, n: re.findall(r"(?m)^\s*(\d+)\. ", text) == [str(i) for i in range(1, n + 1)],
+    "lines_of": _lines_of,
+    "sentences": lambda text, n: _sentences(text) == n,
+    "numbered": _numbered,
     "contains_any": lambda text, words: any(_names(word, text) for word in words),
     "lacks": lambda text, word: word.lower() not in text.lower(),
-    "starts": lambda text, start: text.startswith(start),
+    "starts": lambda text, start: re.match(rf"{re.escape(start)}(?!\w)", text) is not None,
     "ends": lambda text, end: text.endswith(end),
     "equals": lambda text, wanted: text.rstrip(".") == wanted,
     "json": _is_json,
