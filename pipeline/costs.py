@@ -155,6 +155,7 @@ def _alone(config: RunConfig, conditions: Sequence[str], cost: Mapping[str, Any]
     reasons = list(cost["margins"])
     return {
         "name": config.name, "model": config.model.name, "seed": config.seed, "conditions": list(conditions), **cost,
-        "damage": {"damaged": bool(reasons), "reasons": reasons}, "collapse": {"collapsed": False, "variation": None, "control_gap": None, "unspecific": False},
+        "damage": {"damaged": bool(reasons), "reasons": reasons},
+        "collapse": {"collapsed": False, "variation": None, "control_gap": None, "unspecific": False},
         "training": {}, "config": config.model_dump(mode="json"),
     }  # fmt: skip
