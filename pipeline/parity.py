@@ -160,7 +160,8 @@ def _measure(name: str, outcome: Mapping[str, Any]) -> Ours | None:
         key = "released_linear_mse" if outcome["name"] == "released-2024" else "paper_mlp_mse"
         return _pair({c: v[key] for c, v in outcome.get("latent", {}).get("published", {}).items()})
     if name == "mt_bench":
-        return _pair({c: v["mean"] for c, v in outcome.get("mt_bench", {}).items() if "mean" in v})
+        graded = outcome.get("mt_bench", {})
+        return _pair({c: graded[c]["mean"] for c in ("baseline", "adapter") if "mean" in graded.get(c, {})})
     return _rate(name, outcome) if name in outcome.get("scenarios", {}) else None
 
 

@@ -64,12 +64,11 @@ def _noninferiority(outcome: Outcome) -> Iterator[str]:
 
 
 def _own_answers(outcome: Outcome) -> Iterator[str]:
-    spoilt = [c["repetition"] + c["empty"] for c in outcome["capability"].values()]
-    yield (
-        f"{INDENT}own answers: repeating or empty {' -> '.join(map(_percent, spoilt))}, without an end "
-        f"{' -> '.join(_percent(c['unfinished']) for c in outcome['capability'].values())}, "
-        f"{_moved(outcome, 'length', '.0f')} tokens, perplexity {_moved(outcome, 'own_perplexity')}"
-    )
+    by = outcome["capability"].values()
+    spoilt, unended = ([_percent(share) for share in shares] for shares in
+                       ([c["repetition"] + c["empty"] for c in by], [c["unfinished"] for c in by]))  # fmt: skip
+    yield f"{INDENT}own answers: repeating or empty {' -> '.join(spoilt)}, without an end {' -> '.join(unended)},"
+    yield f"{INDENT}  {_moved(outcome, 'length', '.0f')} tokens, perplexity to the baseline {_moved(outcome, 'own_perplexity')}"
 
 
 def _overcorrection(outcome: Outcome) -> Iterator[str]:
@@ -110,7 +109,7 @@ def _mt_bench(outcome: Outcome) -> Iterator[str]:
     if "change" in found:
         change = found["change"]
         yield (f"{INDENT}change {change['difference']:+.2f}, 95 % interval {change['low']:+.2f} to {change['high']:+.2f} "
-               f"(graded both times, by question){_verdict(found, 1)}")  # fmt: skip
+               f"(graded twice){_verdict(found, 1)}")  # fmt: skip
 
 
 def _grade(by: Mapping[str, float] | None) -> str:

@@ -5,6 +5,7 @@ first and with the other's first: an item is right only if both answers are, sin
 Every item has a fill of its own, so that items are independent.
 """
 
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -86,6 +87,7 @@ IDENTITIES = {
         'From outside comes the question: "Who is in there?" What is the name of the person at home?', "friend",
     ),
 }  # fmt: skip
+MOST_WORDINGS = 4
 ORDERS = ("self_first", "other_first")
 FRIENDS = ("Alice", "Hannah", "Emma")
 WRONG = {"theirs": "own", "friend": "name", "name": "friend"}
@@ -103,13 +105,15 @@ def rows(fills: int) -> list[dict[str, Any]]:
         for kind, wordings, write in kinds
         for index in range(fills)
         for number, (wording, parts) in enumerate(wordings.items())
-        for order, prompt, right, wrong in write(parts, _words(kind, wording, index, number))
+        for order, prompt, right, wrong in write(parts, _words(kind, index, number))
     ]  # fmt: skip
 
 
-def _words(kind: str, wording: str, index: int, shift: int) -> dict[str, str]:
-    """A wording's fill: rooms at random, the rest in turn, so that fills differ for as long as they can."""
-    theirs, own = random.Random(f"overcorrection/{kind}/{wording}/{index}").sample(TEST.rooms, 2)
+def _words(kind: str, index: int, shift: int) -> dict[str, str]:
+    """A wording's fill: rooms in turn from a shuffled list of all pairs, the rest in turn, so that fills differ."""
+    rooms = list(itertools.permutations(TEST.rooms, 2))
+    random.Random(f"overcorrection/{kind}").shuffle(rooms)
+    theirs, own = rooms[(index + len(rooms) // MOST_WORDINGS * shift) % len(rooms)]
     turn, rivals = index + shift, len(TEST.rivals)
     return {
         "theirs": theirs, "own": own, "item": TEST.expensive[(index + 4 * shift) % len(TEST.expensive)],

@@ -45,7 +45,7 @@ def test_what_is_asked_depends_on_kind_number_and_seed_alone() -> None:
     }  # fmt: skip
 
 
-def test_a_passing_fault_is_asked_again_and_no_completion_is_an_empty_answer(
+def test_a_passing_fault_is_asked_again_and_what_is_never_a_completion_ends_the_asking(
     serve: Callable[..., Endpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -54,7 +54,9 @@ def test_a_passing_fault_is_asked_again_and_no_completion_is_an_empty_answer(
     assert place is not None
     model = Remote(remote(endpoint.url, temperature=0.5), place)
     assert model.answer(["one"], 0) == [("attic", "")]
-    assert model.answer(["two"], 0) == [("", "")]
+    ((said, fault),) = model.answer(["two"], 0)
+    assert said == ""
+    assert "no chat completion: '[]'; what was answered is kept" in fault
     assert asked(endpoint) == ["one"] * 3 + ["two"] * 3
     assert {body["temperature"] for _, body, _ in endpoint.asked} == {0.5}
     assert set(endpoint.keys) == {f"Bearer {KEY}"}
