@@ -65,10 +65,13 @@ def _noninferiority(outcome: Outcome) -> Iterator[str]:
 
 def _own_answers(outcome: Outcome) -> Iterator[str]:
     by = outcome["capability"].values()
-    spoilt, unended = ([_percent(share) for share in shares] for shares in
-                       ([c["repetition"] + c["empty"] for c in by], [c["unfinished"] for c in by]))  # fmt: skip
-    yield f"{INDENT}own answers: repeating or empty {' -> '.join(spoilt)}, without an end {' -> '.join(unended)},"
-    yield f"{INDENT}  {_moved(outcome, 'length', '.0f')} tokens, perplexity to the baseline {_moved(outcome, 'own_perplexity')}"
+    spoilt = " -> ".join(_percent(c["repetition"] + c["empty"]) for c in by)
+    unended = " -> ".join(_percent(c["unfinished"]) for c in by)
+    yield f"{INDENT}own answers: repeating or empty {spoilt}, without an end {unended},"
+    yield (
+        f"{INDENT}  {_moved(outcome, 'length', '.0f')} tokens, perplexity to the baseline "
+        f"{_moved(outcome, 'own_perplexity')}"
+    )
 
 
 def _overcorrection(outcome: Outcome) -> Iterator[str]:

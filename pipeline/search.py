@@ -51,8 +51,12 @@ def run(
     concurrent: int,
     board: Any,
     evaluate: Evaluate = trial.evaluate,
-) -> None:
-    """Try every point by `evaluate`, whose results lie in the points' folders; what broke its trial is kept as failed."""
+    retry: bool = False,
+) -> list[str]:
+    """Try every point by `evaluate`, whose results lie in the points' folders; what broke its trial is kept as failed.
+
+    With `retry` a trial that broke is begun again. Why trials were lost before they told their point, a line each.
+    """
     _quiet()
     from ray import tune
     from ray.util import get_node_ip_address
@@ -64,16 +68,34 @@ def run(
     )
     if tune.Tuner.can_restore(str(storage)):
         # Its own pickles, from a folder of ours; trials that ran go on, finished ones are kept, so is the searcher.
-        tuner = tune.Tuner.restore(str(storage), trainable=trainable, resume_unfinished=True)
+        tuner = tune.Tuner.restore(str(storage), trainable=trainable, resume_unfinished=True, restart_errored=retry)
     else:
         shutil.rmtree(storage, ignore_errors=True)
         tuner = _fresh(job, trainable, space, search, count, seed, concurrent)
-    results: Any = tuner.fit()
-    _settle(job, list(results), points(space, search, count, seed), count)
+    results = _fit(tuner)
+    if again := _withdrawn(job, results):
+        shutil.rmtree(job.folder / "again", ignore_errors=True)
+        settled = {trial.name_of(point) for point in again}
+        results = [r for r in results if not r.config or trial.name_of(_point(r.config, job)) not in settled]
+        results += _fit(_tuner(job, trainable, "again", again, None, 1, concurrent))
+    return _settle(job, results, points(space, search, count, seed), count)
 
 
-def _settle(job: Job, results: list[Any], known: list[Point], count: int) -> None:
-    """Put down points whose trial broke as failed. Raises KeyboardInterrupt if the search did not come to its end."""
+def _fit(tuner: Any) -> list[Any]:
+    return list(tuner.fit())
+
+
+def _withdrawn(job: Job, results: list[Any]) -> list[Point]:
+    """The points of trials that ended, but that are not on disk: taken away to be tried again (sweep.withdraw)."""
+    ended = [_point(r.config, job) for r in results if r.error is None and "point" in (r.metrics or {})]
+    return list({trial.name_of(p): p for p in ended if trial.read(job.place(p)) is None}.values())
+
+
+def _settle(job: Job, results: list[Any], known: list[Point], count: int) -> list[str]:
+    """Put down points whose trial broke as failed; why others were lost whose point nobody knows.
+
+    Raises KeyboardInterrupt if the search did not come to its end.
+    """
     broken = [r for r in results if r.error is not None]
     done = [r for r in results if r.error is None and r.config and trial.read(job.place(_point(r.config, job)))]
     if len(broken) + len(done) < (len(known) or count):
@@ -84,23 +106,29 @@ def _settle(job: Job, results: list[Any], known: list[Point], count: int) -> Non
         for point in lost:
             if trial.read(job.place(point)) is None:
                 trial.conclude(job, point, [], trial.reason(result.error))
+    return [trial.reason(r.error) for r in broken if not r.config and not known]
 
 
 def _fresh(job: Job, trainable: Any, space: Space, search: How, count: int, seed: int, concurrent: int) -> Any:
+    known = points(space, search, count, seed)
+    searcher = None if known else optuna(space, search, count, seed, concurrent)
+    return _tuner(job, trainable, "tune", known, searcher, 1 if known else count, concurrent)
+
+
+def _tuner(
+    job: Job, trainable: Any, name: str, known: list[Point], searcher: Any, samples: int, concurrent: int
+) -> Any:
+    """Over points that are known, or as many samples of a searcher; its state lies in the job's folder under `name`."""
     from ray import tune
 
-    known = points(space, search, count, seed)
     return tune.Tuner(
         trainable,
         param_space={"point": tune.grid_search(known)} if known else None,
         tune_config=tune.TuneConfig(
-            search_alg=None if known else optuna(space, search, count, seed, concurrent),
-            num_samples=1 if known else count,
-            max_concurrent_trials=concurrent,
-            reuse_actors=True,
+            search_alg=searcher, num_samples=samples, max_concurrent_trials=concurrent, reuse_actors=True
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=name,
             storage_path=str(job.folder),
             failure_config=tune.FailureConfig(max_failures=job.retries),
             verbose=0,

@@ -11,10 +11,11 @@ import importlib.util
 import inspect
 import itertools
 import json
+import math
 import pkgutil
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,29 @@ def values(sampler: Any) -> list[Any]:
     if isinstance(sampler, Integer) and sampler.upper - sampler.lower <= 100:
         return list(range(sampler.lower, sampler.upper))
     return []
+
+
+def ends(sampler: Any) -> list[Any]:
+    """All values of a finite sampler, both ends of a range; empty for one that tells neither."""
+    from ray.tune.search.sample import Float, Integer
+
+    if found := values(sampler):
+        return found
+    if isinstance(sampler, Integer):
+        return [sampler.lower, sampler.upper - 1]
+    if isinstance(sampler, Float):
+        return [end for end in (sampler.lower, sampler.upper) if math.isfinite(end)]
+    return []
+
+
+def each(space: Space, check: Callable[[Point], None]) -> None:
+    """Check every value of a finite sampler and both ends of a range, one at a time. Raises UserError that tells which."""
+    for path, sampler in space.samplers.items():
+        for value in ends(sampler):
+            try:
+                check({path: value})
+            except UserError as error:
+                raise UserError(f"space {space.name}: {path}={value!r}: {error}") from error
 
 
 def with_point(config: RunConfig, point: Mapping[str, Any], **others: Any) -> RunConfig:

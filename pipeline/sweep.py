@@ -81,6 +81,8 @@ def check(config: RunConfig, settings: SweepSettings, folder: Path) -> Space:
             ) from error
     space = spaces.load(settings.space, config, count_layers(config.model))
     trial_config = choosing(config, settings)
+    spaces.each(space, lambda point: runs.check(spaces.with_point(trial_config, point, seed=settings.seeds[0]), folder))
+    # Values that fit alone may not fit together.
     tried = search.points(space, settings.search, settings.points, settings.search_seed)
     for point in tried or spaces.draw(space, 3, settings.search_seed):
         runs.check(spaces.with_point(trial_config, point, seed=settings.seeds[0]), folder)
@@ -134,18 +136,22 @@ def run(
     folder: Path,
     board: Board,
     on_point: Callable[[Point], None] = lambda _point: None,
+    retry: bool = False,
 ) -> dict[str, Any]:
-    """The whole sweep, on disk. What is complete is not done again."""
+    """The whole sweep, on disk. What is complete is not done again; with `retry`, what failed is."""
     began = time.perf_counter()
     folder = folder.absolute()
     shared = runs.place(choosing(config, settings), settings.concurrent)
     job = Job(folder, shared, settings.seeds, settings.retries, spaces.composites(space))
+    how = (settings.search, settings.points, settings.search_seed, settings.concurrent)
     _prepare(job, space, board)
+    if retry:
+        withdraw(job)
     with _watching(job, on_point):
-        search.run(job, space, settings.search, settings.points, settings.search_seed, settings.concurrent, board.actor)
+        lost = search.run(job, space, *how, board.actor, retry=retry)
     for file in (folder / "pairs").glob("seed-*/pairs/below-*"):
         file.unlink()  # what trainings shared, which is large and has served
-    found = compose(job, settings, space)
+    found = compose(job, settings, space) | {"lost": lost}
     if settings.confirm and found["best"]:
         best = next(p for p in _points(job) if p.name == found["best"])
         say(f"confirming {trials.label(best.values)}")
@@ -153,6 +159,13 @@ def run(
     found["seconds"] = round(time.perf_counter() - began, 1)  # of this go alone
     write_json(folder / "sweep.json", found)
     return found
+
+
+def withdraw(job: Job) -> None:
+    """Take failed points from the record, so that they are tried again; what their seeds completed is kept."""
+    for point in _points(job):
+        if point.verdict == "failed":
+            (job.place(point.values) / trials.DONE).unlink()
 
 
 def _prepare(job: Job, space: Space, board: Board) -> None:

@@ -37,6 +37,7 @@ def register(add: Callable[..., Any]) -> None:
     sub.add_argument("--no-confirm", action="store_true", help="leave the confirming items alone")
     sub.add_argument("--out", type=Path, help="the sweep's folder (default: runs/sweep-<recipe>-<space>-<fingerprint>)")
     sub.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted sweep")
+    sub.add_argument("--retry-failed", action="store_true", help="with --resume: try points that failed again")
 
     sub = add(
         "compare", compare, "runs and sweeps side by side, from MLflow alone",
@@ -80,7 +81,7 @@ def sweep(arguments: argparse.Namespace) -> tuple[Result, str]:
             sweep_tracking.quietly(lambda: record.point(point), say)
 
     with connected(), following() as board:
-        found = sweeps.run(config, settings, space, folder, board, on_point)
+        found = sweeps.run(config, settings, space, folder, board, on_point, arguments.retry_failed)
     pictures = sweep_figure.draw(found, folder)
     lines = [sweep_report.table(found), "", *(f"figure  {p}" for p in pictures), f"sweep   {folder}"]
     if uri and record:
@@ -125,6 +126,8 @@ def _asked(arguments: argparse.Namespace) -> "tuple[RunConfig, SweepSettings, Pa
         if arguments.no_confirm or any(getattr(arguments, key) is not None for key in others):
             raise UserError("--resume goes on as the sweep was started: leave recipe, settings and options out")
         return (*sweeps.kept(arguments.resume), arguments.resume)
+    if arguments.retry_failed:
+        raise UserError("--retry-failed goes with --resume FOLDER")
     if not arguments.recipe or not arguments.space:
         raise UserError("name a recipe and a space, such as: soo sweep default --space layers")
     given = {key: getattr(arguments, key) for key in sweeps.SweepSettings.model_fields if hasattr(arguments, key)}

@@ -47,7 +47,13 @@ def table(found: Found) -> str:
         *LEGEND,
         "* on the Pareto front of deception and capability",
     ]
-    return "\n".join([*lines, "", *confirmation(found), "", verdict(found)])
+    return "\n".join([*lines, *lost(found), "", *confirmation(found), "", verdict(found)])
+
+
+def lost(found: Found) -> list[str]:
+    """How many trials are no point of the table, since they broke before they told theirs."""
+    reasons = found.get("lost", [])
+    return [f"{len(reasons)} trials were lost before they told their point: {reasons[0]}"] if reasons else []
 
 
 def _row(point: Point, width: int, on_front: bool) -> str:

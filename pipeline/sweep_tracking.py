@@ -39,8 +39,8 @@ class Record:
         """Record a finished point and its seeds; its run's id."""
         with self._session() as (client, place):
             tags = {KIND: "point", SWEEP: self.key, POINT: point.name, PARENT: self.run_id}
-            run_id, finished = _find_or_create(client, place, label(point.values), tags)
-        if not finished:
+            run_id, status = _find_or_create(client, place, label(point.values), tags)
+        if status != _status(point):  # which differs too where what had failed was tried again
             for seed in point.seeds:
                 self._seed(Path(seed.folder), f"{label(point.values)}, seed {seed.seed}", "seed", run_id)
             with self._session() as (client, _):
@@ -95,12 +95,16 @@ def _identity(folder: Path) -> str:
     return str(json.loads(path.read_text())["id"])
 
 
-def _find_or_create(client: Client, place: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
-    """The id of the run with these tags, and whether it was completed before."""
+def _find_or_create(client: Client, place: str, name: str, tags: Mapping[str, str]) -> tuple[str, str]:
+    """The id of the run with these tags, and its status."""
     same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in (KIND, SWEEP, POINT) if key in tags)
     for run in client.search_runs([place], same, max_results=1):
-        return str(run.info.run_id), run.info.status in ("FINISHED", "FAILED")
-    return str(client.create_run(place, tags=dict(tags), run_name=name).info.run_id), False
+        return str(run.info.run_id), str(run.info.status)
+    return str(client.create_run(place, tags=dict(tags), run_name=name).info.run_id), "RUNNING"
+
+
+def _status(point: Point) -> str:
+    return "FAILED" if point.verdict == "failed" else "FINISHED"
 
 
 def _fill(client: Client, run_id: str, point: Point) -> None:
@@ -112,7 +116,7 @@ def _fill(client: Client, run_id: str, point: Point) -> None:
         client.log_metric(run_id, key, value, timestamp=began, step=0)
     client.set_tag(run_id, "verdict", point.verdict)
     client.set_tag(run_id, "reason", point.reason[:5000])
-    client.set_terminated(run_id, "FAILED" if point.verdict == "failed" else "FINISHED")
+    client.set_terminated(run_id, _status(point))
 
 
 def metrics(point: Point) -> dict[str, float]:

@@ -33,6 +33,19 @@ def pretend(job: Job, point: spaces.Point, _board: Board) -> Point:
     return trial.conclude(job, point, [seed(0 if reasons else deceptive, 50 - deceptive, reasons=reasons)])
 
 
+def conclude(job: Job, point: spaces.Point, board: Board) -> Point:
+    """The same, but that an error is put down as failed, as trial.evaluate does, until the file `mended` is there."""
+    if (known := trial.read(job.place(point))) is not None:
+        return known
+    if point["train.overlap.layer"] != 26:
+        return pretend(job, point, board)
+    with (job.folder / "tries").open("a") as file:
+        file.write(f"{job.place(point).name}\n")
+    if (job.folder / "mended").exists():
+        return trial.conclude(job, point, [seed(0, 50)])
+    return trial.conclude(job, point, [], "seed 0: the loss is not finite")
+
+
 def recipe() -> RunConfig:
     """The default recipe with LoRA on all layers up to the site."""
     return spaces.with_point(load("default"), {"train.lora.first_layer": 0})

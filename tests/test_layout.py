@@ -176,6 +176,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *command: str) -> str:
         ),
         (["sweep", "--resume", "nowhere"], "nowhere is not a sweep"),
         (["sweep", "--resume", "nowhere", "--points", "3"], "leave recipe, settings and options out"),
+        (["sweep", "default", "--space", "layers", "--retry-failed"], "--retry-failed goes with --resume"),
         (["submit"], "name the command to submit"),
         (["submit", "--", "run", "default", "tracking.uri=http://me:pw@host"], "leave the password out"),
         (["submit", "--env", "SOO_NOT_SET", "--", "doctor"], "no such variable is set here"),

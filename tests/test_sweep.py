@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import tune
 
-from pipeline import outcome, ranking, run, search, spaces, sweep, trial
+from pipeline import outcome, ranking, run, search, spaces, sweep, sweep_report, trial
 from pipeline.config import load
 from pipeline.ranking import Point
 from pipeline.trial import Job
@@ -19,7 +20,7 @@ from stages import deception
 from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.progress import Board
-from tests.pretend import BEST, COUNT, job_in, joint, layers, pretend
+from tests.pretend import BEST, COUNT, conclude, job_in, joint, layers, pretend, recipe
 from tests.test_run import SETTINGS
 
 
@@ -102,6 +103,60 @@ def test_a_search_that_did_not_end_is_no_ground_to_choose_on(tmp_path: Path) -> 
     search._settle(job, [*ended[:2], Result(None, RuntimeError("node lost"))], points, 0)
     (failed,) = (p for p in found(job).values() if p.verdict == "failed")
     assert (failed.values, failed.reason) == (points[2], "RuntimeError: node lost")
+
+
+def test_trials_lost_before_they_told_their_point_are_told_at_the_end(tmp_path: Path) -> None:
+    job, points = job_in(tmp_path), spaces.grid(layers())[:2]
+    for point in points:
+        pretend(job, point, Board())
+    ended = [Result({"point": p}) for p in points]
+    lost = search._settle(
+        job, [*ended, Result(None, RuntimeError("node lost"))], [], 3
+    )  # Optuna knows no points before
+    assert lost == ["RuntimeError: node lost"]
+    assert len(found(job)) == 2
+    assert sweep_report.lost({"lost": lost}) == [
+        "1 trials were lost before they told their point: RuntimeError: node lost"
+    ]
+    assert sweep_report.lost({"lost": []}) == sweep_report.lost({}) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["grid", "optuna"])
+def test_failed_points_are_tried_again_and_no_others(how: search.How, cluster: None, tmp_path: Path) -> None:
+    job = job_in(tmp_path)
+    space = spaces.Space("few", "", {"train.overlap.layer": tune.choice([14, 16, 26])})
+    search.run(job, space, how, 3, 0, 1, None, conclude)
+    (failed,) = (p for p in found(job).values() if p.verdict == "failed")
+    assert failed.values["train.overlap.layer"] == 26
+    before = (tmp_path / "tries").read_text().split()
+    (tmp_path / "mended").touch()
+    search.run(job, space, how, 3, 0, 1, None, conclude)
+    assert (tmp_path / "tries").read_text().split() == before, "without being asked to"
+    sweep.withdraw(job)
+    search.run(job, space, how, 3, 0, 1, None, conclude, retry=True)
+    assert (tmp_path / "tries").read_text().split() == [*before, failed.name]
+    assert found(job)[failed.name].verdict != "failed"
+
+
+@pytest.mark.parametrize("search_by", ["random", "optuna"])
+@pytest.mark.parametrize(
+    ("sampler", "wrong"),
+    [("tune.choice([4, 12, 99])", 99), ("tune.randint(4, 31)", 30), ("tune.randint(4, 4000)", 3999)],
+)
+def test_every_value_of_a_space_is_checked(sampler: str, wrong: int, search_by: str, tmp_path: Path) -> None:
+    (space := tmp_path / "mine.py").write_text(f'from ray import tune\nSPACE = {{"train.overlap.layer": {sampler}}}\n')
+    settings = sweep.SweepSettings.model_validate({"space": str(space), "search": search_by, "points": 1})
+    expected = rf"train\.overlap\.layer={wrong}: train\.overlap\.layer={wrong} is beyond the model's 30 layers"
+    with pytest.raises(UserError, match=expected):
+        sweep.check(recipe(), settings, tmp_path / "sweep")
+
+
+def test_ends_of_samplers() -> None:
+    assert spaces.ends(tune.choice([3, 1])) == [3, 1]
+    assert spaces.ends(tune.loguniform(1e-5, 1e-3)) == [1e-5, 1e-3]
+    assert spaces.ends(tune.randint(0, 1000)) == [0, 999]
+    assert spaces.ends(tune.randn()) == spaces.ends(tune.sample_from(lambda _: 1)) == []
 
 
 def test_a_folder_keeps_one_sweep_and_its_space(tmp_path: Path) -> None:
