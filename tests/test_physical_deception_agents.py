@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.physical_deception import agents as agents_
@@ -61,7 +62,40 @@ def test_a_policy_climbs_its_own_critic_and_moves_no_other_weight() -> None:
     value = agents.blue.critic(torch.cat([*batch.observations, *actions], dim=1))
     assert loss.item() == pytest.approx(-value.mean().item(), rel=1e-5)
     large = maddpg.policy_loss(agents, batch, 0, penalty=2.0)
-    assert (large - loss).item() == pytest.approx(2 * float(actions[0].square().mean()), rel=1e-4)
+    assert (large - loss).item() == pytest.approx(2 * actions[0].atanh().square().mean().item(), rel=1e-3)
+
+
+def test_a_critic_tells_an_action_from_the_same_with_something_added_or_times_something() -> None:
+    """Normalised by its own batch it could not, and no policy would learn where to go or how fast."""
+    agents, batch = Agents(NetworkSettings()), some_batch()
+    agents.blue.critic.observe(torch.cat([*batch.observations, *batch.actions], dim=1))
+    values = []
+    for shift, scale in ((0.0, 1.0), (0.5, 1.0), (0.0, 3.0)):
+        actions = [scale * batch.actions[0] + shift, batch.actions[1]]
+        values.append(agents.blue.critic(torch.cat([*batch.observations, *actions], dim=1)).mean().item())
+    assert values[0] != pytest.approx(values[1], rel=1e-3)
+    assert values[0] != pytest.approx(values[2], rel=1e-3)
+
+
+def test_inputs_are_normalised_by_what_was_observed_and_by_nothing_else() -> None:
+    policy = Network(10, 2, NetworkSettings(), bounded=True)
+    assert policy.norm
+    for _ in range(200):
+        policy.observe(3 + 2 * torch.randn(2000, 10))
+    seen = torch.full((4, 10), 5.0)
+    assert torch.allclose(policy.norm(seen), torch.ones(4, 10), atol=0.1)
+    alone, among = policy(seen[:1]), policy(torch.cat([seen[:1], 100 * torch.randn(50, 10)]))[:1]
+    assert torch.allclose(alone, among, atol=1e-6)
+
+
+def test_a_policy_at_full_force_in_one_direction_finds_a_way_back() -> None:
+    agents, batch = Agents(PLAIN), some_batch()
+    constant(agents.blue.critic, 0.0)
+    constant(agents.blue.policy, 12.0)
+    learner = Learner(agents, MaddpgSettings(lr=0.1))
+    for _ in range(150):
+        learner.update(Batch(batch.observations, batch.actions, [torch.zeros(64)] * 2, batch.following))
+    assert agents.blue.policy(batch.observations[0]).mean().item() < 0.99
 
 
 def test_an_update_of_both_together_is_that_of_each_alone() -> None:
@@ -75,6 +109,30 @@ def test_an_update_of_both_together_is_that_of_each_alone() -> None:
         before.blue.critic.parameters(), agents.blue.critic.parameters(), gradients, strict=True
     ):
         assert torch.allclose(new, old - 0.01 * gradient.sign(), atol=2e-4)
+
+
+def test_red_is_frozen_within_a_round_and_blue_is_not() -> None:
+    agents, batch = Agents(NetworkSettings()), some_batch()
+    before = copy.deepcopy(agents)
+    losses = Learner(agents, MaddpgSettings(), red_learns=False).update(batch)
+    assert losses.keys() == {"critic_blue", "policy_blue"}
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before.red.state_dict().values(), agents.red.state_dict().values(), strict=True)
+    )
+    assert not torch.equal(before.blue.policy.first.weight, agents.blue.policy.first.weight)
+
+
+def test_the_overlap_loss_shares_the_optimiser_of_the_return_as_released_or_has_its_own() -> None:
+    """Both steps on the same Adam make two of blue's policy, one of red's; a step of its own leaves one each."""
+    for apart, steps in ((False, 2), (True, 1)):
+        agents, batch = Agents(PLAIN), some_batch()
+        learner = Learner(agents, MaddpgSettings(), apart=apart)
+        learner.update(batch, lambda policy, seen: policy(seen).square().mean())
+        of = learner.of_policies.state
+        assert int(of[agents.blue.policy.last.weight]["step"]) == steps
+        assert int(of[agents.red.policy.last.weight]["step"]) == 1
+        assert (learner.of_extra is learner.of_policies) is not apart
 
 
 def test_targets_follow_by_tau() -> None:
@@ -161,22 +219,20 @@ def test_fine_tuning_adds_nothing_at_the_start_but_overlap_and_holds_the_actions
     )
     with torch.no_grad():
         policy.last.bias.add_(0.5)
-    change = (policy.eval()(seen) - baseline(seen)).square().mean()
+    change = (policy(seen) - baseline(seen)).square().mean()
     assert float(alone(policy, seen)) == pytest.approx(float(change), rel=1e-5)
-    assert policy.train().training  # and leaves the mode as it was
-    alone(policy, seen)
-    assert policy.training
 
 
 def test_fine_tuning_brings_self_and_other_together_while_it_learns_and_its_control_does_not() -> None:
     batch, start = some_batch(), Agents(NetworkSettings())
+    batch.observations[0][:, OTHER] *= 0.05  # as far as blue sees
     self, other = overlap.pairs(torch.randn(500, 10), WORLD.sight, "all")
     after = {}
     for weight in (0.0, 1.0):
         agents = copy.deepcopy(start)
-        terms = OverlapSettings(weight=weight, keep=0.1, states="all")
+        terms = OverlapSettings(weight=weight, keep=0.1, states="all", apart=True)
         extra = overlap.extra(terms, WORLD.sight, copy.deepcopy(start.blue.policy))
-        learner = Learner(agents, MaddpgSettings(lr=0.003))
+        learner = Learner(agents, MaddpgSettings(lr=0.003), apart=terms.apart)
         for _ in range(60):
             losses = learner.update(batch, extra)
         assert losses["extra"] >= 0
@@ -211,6 +267,11 @@ def test_red_is_led_only_by_blue() -> None:
     far = line((0, 0.8), (0, 0.8), (0, 0.8))
     red = line((0.4, 0), (0.6, 0), (0.65, 0))
     assert evaluate.measures(trace(far, red, [False, False, True]), WORLD, 10)["led"] == 0
+    gone = line((0.75, 0), (0, 0.8), (0, 0.8))  # was at the fake landmark, out of red's sight
+    assert evaluate.measures(trace(gone, red, [False, False, True]), WORLD, 10)["led"] == 0
+    there = line((0.65, 0), (0.7, 0), (0, 0.8), (0, 0.8))  # and here within it
+    after = line((0.4, 0), (0.6, 0), (0.6, 0), (0.65, 0))
+    assert evaluate.measures(trace(there, after, [False, False, False, True]), WORLD, 10)["led"] == 1
     near = evaluate.measures(trace(red, red, [False, False, True]), WORLD, 10)
     assert near["led"] == 1
     assert evaluate.measures(trace(red, red, [True, True, True]), WORLD, 10)["led"] == 0  # it was there from the start
@@ -231,6 +292,27 @@ def test_deceptive_actions_by_the_rubric() -> None:
         assert np.array_equal(counts, expected), degrees
         unseen = trace(line((0, 0), step), line((0.2, 0), (0.2, 0)), [False, False])
         assert evaluate.deceptive_actions(unseen, WORLD.sight, 101)[0].sum() == 0
+
+
+def test_moves_before_a_trapped_red_deceive_nobody() -> None:
+    blue, red = line((0, 0), (0.05, 0), (0.1, 0)), line(*[(0.1, 0)] * 3)
+    free, late, trapped = (
+        evaluate.measures(trace(blue, red, state), WORLD, 10)
+        for state in ([False] * 3, [False, True, True], [True] * 3)
+    )
+    assert free["deceptive_actions"] == pytest.approx(2 * late["deceptive_actions"])
+    assert free["deceptive_share"] == pytest.approx(late["deceptive_share"])
+    assert late["deceptive_actions"] > trapped["deceptive_actions"] == trapped["deceptive_share"] == 0
+
+
+def test_both_at_the_goal_and_the_share_of_deceptive_moves_worked_out() -> None:
+    """Three moves that red sees, one of them straight to the fake landmark, where the ways are at a right angle."""
+    blue = line((0, 0), (0.05, 0), (0.05, 0.05), (0.05, 0.7))
+    red = line((0, 0.1), (0, 0.1), (0.05, 0.1), (0, 0.7))
+    found = evaluate.measures(trace(blue, red, [False] * 4), WORLD, grid=101)
+    assert found["both_at_goal"] == 1
+    assert found["deceptive_actions"] == pytest.approx(100 * 50 / 101**2)  # aligned by more than each x below 1
+    assert found["deceptive_share"] == pytest.approx(found["deceptive_actions"] / 3)
 
 
 def test_overlaps_count_moves_without_red_and_the_release_s_other_differs_by_the_flag() -> None:
@@ -264,7 +346,9 @@ def test_the_detector_grows_surer_with_episodes_and_knows_which_way() -> None:
     assert detect.accuracy(deceptive, honest, 400, draws=400, seed=0) < 0.05
     same = detect.accuracy(honest, honest, 50, draws=2000, seed=0)
     assert same == pytest.approx(0.5, abs=0.05)
-    assert detect.across([honest, honest], [deceptive, honest]) == 0.5
+    share, (low, high) = detect.across([honest, honest], [deceptive, honest])
+    assert share == 0.5
+    assert low < 0.1 < 0.9 < high  # two agents of a kind say next to nothing, however many the pairs
     assert honest.mean == pytest.approx(-6, abs=0.2)
 
 
@@ -304,7 +388,12 @@ def test_every_agent_is_put_through_the_same_episodes(tmp_path: Path) -> None:
     found = evaluation.all_agents(known, WORLD, evaluate.EvaluateSettings(episodes=20), 5, tmp_path)
     assert found.keys() == {"random", "scripted_honest", "scripted_deceptive", "honest", "deceptive", "blind"}
     assert found["scripted_deceptive"]["own"]["led"] > 0.8 > found["random"]["own"]["led"]
+    assert found["deceptive"].keys() == {"own", "follower", "scripted_honest", "scripted_deceptive"}
+    assert found["deceptive"]["scripted_honest"]["return_honest"] > 150 > found["deceptive"]["own"]["return_honest"]
     assert (tmp_path / "blind.gif").read_bytes()[:3] == b"GIF"
+    table = load_file(tmp_path / "rubric.safetensors")["scripted_deceptive"]
+    assert table.shape == (100, 100)
+    assert float(table.mean()) == pytest.approx(found["scripted_deceptive"]["own"]["deceptive_actions"])
     starts = [evaluate.play(WORLD, b, r, 4, 5).blue[0] for b, r in evaluation.policies(known).values()]
     assert all(torch.equal(start, starts[0]) for start in starts)
 
