@@ -1,10 +1,12 @@
 """The agents: what one consists of, its networks, and how they are kept on disk."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from stages.physical_deception import scripted
 from stages.physical_deception.environment import ACTION_SIZE, BLUE_SIZE, RED_SIZE
 from stages.settings import Settings
 
@@ -15,6 +17,8 @@ SIZES = (BLUE_SIZE, RED_SIZE)
 class NetworkSettings(Settings):
     """Policies and critics: two hidden layers with LeakyReLU."""
 
+    red: Literal["learns", "follows"] = "learns"
+    """Whether red learns, as in the release, or follows blue by hand, as the paper says that it does; see the docs."""
     hidden: int = 64
     """Width of each hidden layer. The paper."""
     normalise: bool = True
@@ -83,6 +87,17 @@ class Network(nn.Module):
         return out.tanh() if self.bounded else out
 
 
+class Follower(Network):
+    """A policy of red by hand, whatever its weights: it goes where blue is while it sees it."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__(RED_SIZE, ACTION_SIZE, settings, bounded=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Actions [environments, 2] for red's observations [environments, 6]."""
+        return scripted.red_follows(x)
+
+
 class Agent(nn.Module):
     """A policy and a critic that sees everybody's observations and actions, each with its slowly following target."""
 
@@ -109,6 +124,9 @@ class Agents(nn.Module):
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.blue, self.red = (Agent(size, settings) for size in SIZES)
+        self.red_learns = settings.red == "learns"
+        if not self.red_learns:
+            self.red.policy, self.red.target_policy = Follower(settings), Follower(settings)
 
     @property
     def both(self) -> tuple[Agent, Agent]:

@@ -53,7 +53,7 @@ class Learner:
 
     def __init__(self, agents: Agents, settings: MaddpgSettings, red_learns: bool = True, apart: bool = False) -> None:
         self.agents, self.settings = agents, settings
-        self.learning = agents.both if red_learns else agents.both[:1]
+        self.learning = agents.both if red_learns and agents.red_learns else agents.both[:1]
         self.critics = [agent.critic for agent in self.learning]
         self.policies = [agent.policy for agent in self.learning]
         self.of_critics, self.of_policies, of_blue = (
