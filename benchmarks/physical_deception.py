@@ -22,7 +22,7 @@ from stages.physical_deception.train import TrainSettings
 
 BATCHES = (1, 100, 1000, 4096)
 TRAINED, PAPER_MINUTES = 0.9, 80
-"""Share of a hand-made blue's return at which a baseline counts as trained; minutes the paper's 40,000 episodes are given."""
+"""Share of a hand-made blue's return at which a baseline is trained; minutes the paper's 40,000 episodes are given."""
 
 
 def rate(step: Callable[[], int], seconds: float) -> dict[str, float]:
