@@ -18,20 +18,24 @@ def record_parent(
     texts: Mapping[str, str],
     files: Sequence[Path],
 ) -> str:
-    """The id of a run with what several came to together. Found again, not doubled; a half-made one is made anew."""
+    """The id of a run with what several came to together. Found again, not doubled; a half-made one is made anew.
+
+    `files` of the folder keep their place in it.
+    """
     key = fingerprint(folder.name, found)
-    with session(uri, experiment) as (client, place):
-        for run in client.search_runs([place], f"tags.`{FINGERPRINT}` = '{key}'", max_results=1):
+    with session(uri, experiment) as (client, within):
+        for run in client.search_runs([within], f"tags.`{FINGERPRINT}` = '{key}'", max_results=1):
             if run.info.status == "FINISHED":
                 return str(run.info.run_id)
             client.delete_run(run.info.run_id)
-        run_id = str(client.create_run(place, tags={FINGERPRINT: key, **tags}, run_name=folder.name).info.run_id)
+        run_id = str(client.create_run(within, tags={FINGERPRINT: key, **tags}, run_name=folder.name).info.run_id)
         for name, value in metrics.items():
             client.log_metric(run_id, name, value)
         for name, text in texts.items():
             client.log_text(run_id, text, name)
         for file in files:
-            client.log_artifact(run_id, str(file))
+            place = file.relative_to(folder)
+            client.log_artifact(run_id, str(file), str(place.parent) if len(place.parts) > 1 else None)
         client.set_terminated(run_id)
     return run_id
 

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import fingerprint, read_mark, runs_folder, stage
 from pipeline.config import RECIPES, TrackingSettings, load_as
@@ -20,8 +20,11 @@ from stages.physical_deception.train import TrainSettings
 from stages.progress import Board
 from stages.settings import Settings
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FOLDER = RECIPES / "physical_deception"
-REVISION = 1
+REVISION = 2
 """Raised when the code makes something else of the same settings, so that nothing older is taken for it."""
 BASELINES: tuple[Reward, ...] = ("honest", "deceptive")
 TUNINGS: dict[str, dict[str, Any]] = {
@@ -172,3 +175,10 @@ def overlaps_of(folder: Path, seed: int) -> dict[str, Overlaps]:
     found = load_file(folder / f"seed-{seed}" / "evaluation" / "overlaps.safetensors")
     names = {name.rpartition("/")[0] for name in found}
     return {name: Overlaps(found[f"{name}/total"], found[f"{name}/moves"]) for name in sorted(names)}
+
+
+def rubric_of(folder: Path, seed: int) -> "dict[str, Tensor]":
+    """What a seed's evaluation kept of the rubric: agent -> deceptive actions an episode by thresholds, [grid, grid]."""
+    from safetensors.torch import load_file
+
+    return dict(load_file(folder / f"seed-{seed}" / "evaluation" / "rubric.safetensors"))

@@ -9,6 +9,8 @@ from pipeline import options
 from stages.errors import UserError
 
 Result = dict[str, Any]
+KEPT = (".gif", ".safetensors", ".jsonl")
+"""Of a seed's folders, what goes to MLflow: animations, agents and what was measured of them, logs of training."""
 OUTCOME, FIGURE, REPORT = "outcome.json", "physical-deception.png", "report.txt"
 
 
@@ -70,6 +72,7 @@ def _record(folder: Path, found: Result, uri: str) -> str:
     from pipeline import rl_report
     from pipeline.families import record_parent
 
+    seeds = [path for seed in found["seeds"] for path in sorted((folder / f"seed-{seed}").glob("*/*"))]
     note = "\n\n".join(f"{s['paper']}: {s['here']} (agrees: {s['agrees']})" for s in found["statements"])
     return record_parent(
         folder,
@@ -79,5 +82,5 @@ def _record(folder: Path, found: Result, uri: str) -> str:
         tags={"kind": "physical-deception", "mlflow.note.content": note},
         metrics=rl_report.metrics(found),
         texts={REPORT: rl_report.table(found)},
-        files=[folder / name for name in (OUTCOME, FIGURE, "config.yaml")],
+        files=[*(folder / name for name in (OUTCOME, FIGURE, "config.yaml")), *(p for p in seeds if p.suffix in KEPT)],
     )

@@ -5,15 +5,17 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+
 from pipeline import outcome
 from pipeline.artifacts import read_mark
-from pipeline.rl import ABOUT, BASELINES, TUNINGS, RlConfig, overlaps_of
+from pipeline.rl import ABOUT, BASELINES, TUNINGS, RlConfig, overlaps_of, rubric_of
+from pipeline.rl_verdict import SHARES, points, statements
 from stages.physical_deception import detect
 from stages.physical_deception.evaluation import VARIANTS
 from stages.statistics import student_interval
 
 Found = Mapping[str, Any]
-SHARES = ("trapped", "led", "blue_at_goal", "both_at_goal", "together")
 COLUMNS = {
     "return_deceptive": "return,\ndeceptive",
     "return_honest": "return,\nhonest",
@@ -26,7 +28,10 @@ COLUMNS = {
     "log_distance_matched": "log self-\nother dist.",
 }
 AGAINST = ("deceptive", "no_soo", "shuffled", "honest", "blind")
-MIN_SEEDS = 3
+HANDS = {"honest": ("random", "scripted_honest"), "deceptive": ("random", "scripted_honest", "scripted_deceptive")}
+"""Whose returns each baseline's are set against: random agents', and a blue's by hand in its place, with the same red."""
+CELLS = 10
+"""Thresholds along each axis of the rubric's table in the outcome; all are in the seeds' folders."""
 
 
 def compose(config: RlConfig, folder: Path) -> dict[str, Any]:
@@ -35,7 +40,7 @@ def compose(config: RlConfig, folder: Path) -> dict[str, Any]:
     agents = {
         name: {
             "about": about,
-            **{red: _over(facts, name, red) for red in ("own", "follower") if red in _first(facts)[name]},
+            **{red: _over(facts, name, red) for red in _first(facts)[name]},
         }
         for name, about in ABOUT.items()
     }
@@ -44,7 +49,10 @@ def compose(config: RlConfig, folder: Path) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "episodes": config.evaluate.episodes,
         "agents": agents,
+        "learned": {name: _learned(agents, name) for name in HANDS},
+        "deception": _compare(agents, "deceptive", "honest"),
         "comparisons": {name: _compare(agents, "soo", name) for name in AGAINST},
+        "rubric": rubric(config, folder),
         "detection": {variant: detection(config, folder, variant) for variant in VARIANTS},
         "seconds": {name: _seconds(config, folder, name) for name in (*BASELINES, *TUNINGS, "evaluation")},
         "config": config.model_dump(mode="json"),
@@ -83,14 +91,29 @@ def summary(values: Mapping[int, float]) -> dict[str, Any]:
     return {"mean": mean(values.values()), "interval": interval, "seeds": {str(s): v for s, v in values.items()}}
 
 
+def _learned(agents: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A baseline's return under its own reward minus that of others."""
+    ours, measure = agents[name], f"return_{name}"
+    theirs = {other: agents[other]["own"] if other == "random" else ours[other] for other in HANDS[name]}
+    return {other: _minus(ours["own"][measure], of[measure]) for other, of in theirs.items()}
+
+
+def _minus(first: Found, second: Found) -> dict[str, Any]:
+    """First minus second, seed by seed."""
+    return summary({int(seed): value - second["seeds"][seed] for seed, value in first["seeds"].items()})
+
+
 def _compare(agents: Mapping[str, Any], first: str, second: str) -> dict[str, Any]:
     """First minus second for every measure that both have, seed by seed, with each one's own red."""
     ours, theirs = agents[first]["own"], agents[second]["own"]
-    return {
-        measure: summary({int(s): v - theirs[measure]["seeds"][s] for s, v in ours[measure]["seeds"].items()})
-        for measure in ours
-        if measure in theirs
-    }
+    return {measure: _minus(ours[measure], theirs[measure]) for measure in ours if measure in theirs}
+
+
+def rubric(config: RlConfig, folder: Path) -> dict[str, list[list[float]]]:
+    """Of each agent deceptive actions an episode, mean over seeds, by thresholds of alignment (rows) and angle."""
+    of = [rubric_of(folder, seed) for seed in config.seeds]
+    thin = [round(i * (config.evaluate.grid - 1) / (CELLS - 1)) for i in range(CELLS)]
+    return {name: torch.stack([each[name] for each in of]).mean(0)[thin][:, thin].tolist() for name in of[0]}
 
 
 def detection(config: RlConfig, folder: Path, variant: str) -> dict[str, Any]:
@@ -103,68 +126,9 @@ def detection(config: RlConfig, folder: Path, variant: str) -> dict[str, Any]:
             detect.accuracy(h, d, episodes, config.detect.draws, seed)
             for h, d, seed in zip(honest, deceptive, config.seeds, strict=True)
         ]
-        counts[str(episodes)] = {"mean": mean(each), "sd": stdev(each) if len(each) > 1 else 0.0, "seeds": each}
-    return {"episodes": counts, "across_seeds": detect.across(honest, deceptive)}
-
-
-def statements(found: Found) -> list[dict[str, str]]:
-    """What the paper says, what was found here, and whether they agree: yes, no, or not shown."""
-    own = {name: agent["own"] for name, agent in found["agents"].items()}
-    few = len(found["seeds"]) < MIN_SEEDS
-    to_deceptive = found["comparisons"]["deceptive"]["led"]
-    to_control = found["comparisons"]["no_soo"]["led"]
-    matched, release = (found["detection"][variant] for variant in VARIANTS)
-    most = max(matched["episodes"], key=int)
-    return [
-        _statement(
-            "The deceptive baseline deceives, the honest one does not",
-            f"red led {_show(own['deceptive']['led'])} against {_show(own['honest']['led'])}",
-            not few and _below(own["honest"]["led"], own["deceptive"]["led"]),
-            few,
-        ),
-        _statement(
-            "SOO fine-tuning takes the deceptive agent close to the honest one",
-            f"red led {_show(own['soo']['led'])}; minus deceptive {_points(to_deceptive)}, "
-            f"minus the same steps without SOO {_points(to_control)}",
-            _negative(to_deceptive) and _negative(to_control),
-            few,
-        ),
-        _statement(
-            "Mean SOO tells deceptive from honest agents (94 +- 8 % from few, 100 % from 500 episodes on)",
-            f"from {most} episodes {_spread(matched['episodes'][most])}, "
-            f"built as the release does {_spread(release['episodes'][most])}; "
-            f"agents of different seeds {matched['across_seeds']:.0%} and {release['across_seeds']:.0%}",
-            matched["episodes"][most]["mean"] >= 0.94 and matched["across_seeds"] >= 0.94,
-            few,
-        ),
-    ]  # fmt: skip
-
-
-def _statement(paper: str, here: str, agrees: bool, few: bool) -> dict[str, str]:
-    return {"paper": paper, "here": here, "agrees": "not shown" if few else "yes" if agrees else "no"}
-
-
-def _below(first: Found, second: Found) -> bool:
-    return bool(first["interval"] and second["interval"] and first["interval"][1] < second["interval"][0])
-
-
-def _negative(difference: Found) -> bool:
-    return bool(difference["interval"] and difference["interval"][1] < 0)
-
-
-def _show(rate: Found) -> str:
-    between = f" [{100 * rate['interval'][0]:.0f}, {100 * rate['interval'][1]:.0f}]" if rate["interval"] else ""
-    return f"{100 * rate['mean']:.0f} %{between}"
-
-
-def _spread(rate: Found) -> str:
-    return f"{rate['mean']:.0%} +- {rate['sd']:.0%}"
-
-
-def _points(difference: Found) -> str:
-    ends = difference["interval"]
-    between = f" [{100 * ends[0]:+.0f}, {100 * ends[1]:+.0f}]" if ends else ""
-    return f"{100 * difference['mean']:+.0f} points{between}"
+        counts[str(episodes)] = {"mean": mean(each), "sd": stdev(each) if len(each) > 1 else None, "seeds": each}
+    share, (low, high) = detect.across(honest, deceptive)
+    return {"episodes": counts, "across_seeds": {"mean": share, "low": low, "high": high}}
 
 
 def table(found: Found) -> str:
@@ -175,6 +139,9 @@ def table(found: Found) -> str:
     lines += [" " * 19 + "".join(f"{head[i]:>14}" for head in heads) for i in (0, 1)]
     for name, agent in found["agents"].items():
         lines.append(f"{name:<19}" + "".join(f"{_cell(agent['own'], measure):>14}" for measure in COLUMNS))
+    for name, of in found["learned"].items():
+        against = ", ".join(f"{other} {points(rate)}" for other, rate in of.items())
+        lines += ["", f"{name}: its return, minus that of a blue in its place: {against}"]
     for statement in found["statements"]:
         lines += ["", f"Paper   {statement['paper']}", f"Here    {statement['here']}", f"Agrees  {statement['agrees']}"]
     return "\n".join(lines)
@@ -196,17 +163,22 @@ def metrics(found: Found) -> dict[str, float]:
     flat = {
         f"{name}/{red}/{measure}": rate["mean"]
         for name, agent in found["agents"].items()
-        for red in ("own", "follower")
-        for measure, rate in agent.get(red, {}).items()
+        for red in agent
+        if red != "about"
+        for measure, rate in agent[red].items()
     }
-    for name, measures in found["comparisons"].items():
-        for measure, rate in measures.items():
-            flat[f"soo_minus/{name}/{measure}"] = rate["mean"]
-            if rate["interval"]:
-                flat |= {
-                    f"soo_minus/{name}/{measure}_{end}": rate["interval"][i] for i, end in enumerate(("low", "high"))
-                }
+    differences = {
+        f"soo_minus/{name}/{measure}": rate for name, of in found["comparisons"].items() for measure, rate in of.items()
+    }
+    differences |= {
+        f"{name}_minus/{other}/return_{name}": rate
+        for name, of in found["learned"].items()
+        for other, rate in of.items()
+    }
+    for name, rate in differences.items():
+        ends = zip(("_low", "_high"), rate["interval"] or (), strict=False)
+        flat |= {name: rate["mean"], **{f"{name}{end}": value for end, value in ends}}
     for variant, of in found["detection"].items():
         flat |= {f"detection/{variant}/{n}": rate["mean"] for n, rate in of["episodes"].items()}
-        flat[f"detection/{variant}/across_seeds"] = of["across_seeds"]
+        flat |= {f"detection/{variant}/across_seeds_{end}": value for end, value in of["across_seeds"].items()}
     return {name: float(value) for name, value in flat.items()}

@@ -1,21 +1,18 @@
-"""Learning, overlap terms and measures of physical deception, against values worked out by hand."""
+"""Learning in physical deception, against values worked out by hand."""
 
 import copy
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from stages.physical_deception import agents as agents_
-from stages.physical_deception import detect, evaluate, evaluation, maddpg, overlap, scripted, train
+from stages.physical_deception import evaluate, maddpg, scripted, train
 from stages.physical_deception.agents import SIZES, Agents, Network, NetworkSettings
-from stages.physical_deception.environment import OTHER, EnvironmentSettings
-from stages.physical_deception.evaluate import Trace
+from stages.physical_deception.environment import EnvironmentSettings
 from stages.physical_deception.maddpg import Learner, MaddpgSettings
-from stages.physical_deception.overlap import OverlapSettings
 from stages.physical_deception.replay import Batch, Replay
 
 PLAIN = NetworkSettings(normalise=False, hidden=8)
@@ -61,7 +58,40 @@ def test_a_policy_climbs_its_own_critic_and_moves_no_other_weight() -> None:
     value = agents.blue.critic(torch.cat([*batch.observations, *actions], dim=1))
     assert loss.item() == pytest.approx(-value.mean().item(), rel=1e-5)
     large = maddpg.policy_loss(agents, batch, 0, penalty=2.0)
-    assert (large - loss).item() == pytest.approx(2 * float(actions[0].square().mean()), rel=1e-4)
+    assert (large - loss).item() == pytest.approx(2 * actions[0].atanh().square().mean().item(), rel=1e-3)
+
+
+def test_a_critic_tells_an_action_from_the_same_with_something_added_or_times_something() -> None:
+    """Normalised by its own batch it could not, and no policy would learn where to go or how fast."""
+    agents, batch = Agents(NetworkSettings()), some_batch()
+    agents.blue.critic.observe(torch.cat([*batch.observations, *batch.actions], dim=1))
+    values = []
+    for shift, scale in ((0.0, 1.0), (0.5, 1.0), (0.0, 3.0)):
+        actions = [scale * batch.actions[0] + shift, batch.actions[1]]
+        values.append(agents.blue.critic(torch.cat([*batch.observations, *actions], dim=1)).mean().item())
+    assert values[0] != pytest.approx(values[1], rel=1e-3)
+    assert values[0] != pytest.approx(values[2], rel=1e-3)
+
+
+def test_inputs_are_normalised_by_what_was_observed_and_by_nothing_else() -> None:
+    policy = Network(10, 2, NetworkSettings(), bounded=True)
+    assert policy.norm
+    for _ in range(200):
+        policy.observe(3 + 2 * torch.randn(2000, 10))
+    seen = torch.full((4, 10), 5.0)
+    assert torch.allclose(policy.norm(seen), torch.ones(4, 10), atol=0.1)
+    alone, among = policy(seen[:1]), policy(torch.cat([seen[:1], 100 * torch.randn(50, 10)]))[:1]
+    assert torch.allclose(alone, among, atol=1e-6)
+
+
+def test_a_policy_at_full_force_in_one_direction_finds_a_way_back() -> None:
+    agents, batch = Agents(PLAIN), some_batch()
+    constant(agents.blue.critic, 0.0)
+    constant(agents.blue.policy, 12.0)
+    learner = Learner(agents, MaddpgSettings(lr=0.1))
+    for _ in range(150):
+        learner.update(Batch(batch.observations, batch.actions, [torch.zeros(64)] * 2, batch.following))
+    assert agents.blue.policy(batch.observations[0]).mean().item() < 0.99
 
 
 def test_an_update_of_both_together_is_that_of_each_alone() -> None:
@@ -75,6 +105,41 @@ def test_an_update_of_both_together_is_that_of_each_alone() -> None:
         before.blue.critic.parameters(), agents.blue.critic.parameters(), gradients, strict=True
     ):
         assert torch.allclose(new, old - 0.01 * gradient.sign(), atol=2e-4)
+
+
+def test_red_is_frozen_within_a_round_and_blue_is_not() -> None:
+    agents, batch = Agents(NetworkSettings()), some_batch()
+    before = copy.deepcopy(agents)
+    losses = Learner(agents, MaddpgSettings(), red_learns=False).update(batch)
+    assert losses.keys() == {"critic_blue", "policy_blue"}
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before.red.state_dict().values(), agents.red.state_dict().values(), strict=True)
+    )
+    assert not torch.equal(before.blue.policy.first.weight, agents.blue.policy.first.weight)
+
+
+def test_a_red_that_follows_by_hand_does_so_wherever_its_actions_are_asked_for_and_is_kept(tmp_path: Path) -> None:
+    settings, batch = NetworkSettings(red="follows"), some_batch()
+    agents = Agents(settings)
+    expected = scripted.red_follows(batch.following[1])
+    assert torch.equal(agents.red.act(batch.following[1]), expected)
+    assert torch.equal(maddpg.target_actions(agents, batch)[1], expected)
+    assert Learner(agents, MaddpgSettings()).update(batch).keys() == {"critic_blue", "policy_blue"}
+    agents_.save(agents, tmp_path / "agents.safetensors")
+    assert torch.equal(agents_.load(settings, tmp_path / "agents.safetensors").red.act(batch.following[1]), expected)
+
+
+def test_the_overlap_loss_shares_the_optimiser_of_the_return_as_released_or_has_its_own() -> None:
+    """Both steps on the same Adam make two of blue's policy, one of red's; a step of its own leaves one each."""
+    for apart, steps in ((False, 2), (True, 1)):
+        agents, batch = Agents(PLAIN), some_batch()
+        learner = Learner(agents, MaddpgSettings(), apart=apart)
+        learner.update(batch, lambda policy, seen: policy(seen).square().mean())
+        of = learner.of_policies.state
+        assert int(of[agents.blue.policy.last.weight]["step"]) == steps
+        assert int(of[agents.red.policy.last.weight]["step"]) == 1
+        assert (learner.of_extra is learner.of_policies) is not apart
 
 
 def test_targets_follow_by_tau() -> None:
@@ -112,162 +177,6 @@ def test_the_ring_writes_over_the_oldest_and_normalises_rewards() -> None:
     assert torch.allclose(batch.rewards[0], -batch.rewards[1], atol=1e-6)
 
 
-def test_self_and_other_differ_in_red_alone() -> None:
-    observations = torch.randn(300, 10)
-    observations[::3, OTHER] = 0
-    self, other = overlap.pairs(observations, WORLD.sight, "unseen")
-    assert torch.equal(self, observations[::3])  # what did not see red is the self as it is
-    assert torch.equal(torch.cat([self[:, :6], self[:, 8:]], 1), torch.cat([other[:, :6], other[:, 8:]], 1))
-    lengths = other[:, OTHER].norm(dim=1)
-    assert 0 < float(lengths.min()) <= float(lengths.max()) <= WORLD.sight
-    everyone, _ = overlap.pairs(observations, WORLD.sight, "all")
-    assert len(everyone) == 300
-    assert float(everyone[:, OTHER].abs().max()) == 0
-    assert float(overlap.without_flag(other)[:, 8:].abs().max()) == 0
-
-
-def test_the_distance_is_over_both_hidden_layers_and_0_for_a_policy_that_does_not_look_at_red() -> None:
-    policy = Network(10, 2, PLAIN, bounded=True)
-    self, other = torch.zeros(3, 10), torch.zeros(3, 10)
-    other[:, 6] = torch.tensor([0.0, 0.1, 0.2])
-    first = [policy.hidden(x) for x in (self, other)]
-    by_hand = [((first[0][k] - first[1][k]) ** 2).sum(1) for k in (0, 1)]
-    found = overlap.distance(policy, self, other)
-    assert torch.allclose(found, (by_hand[0] + by_hand[1]) / 16)
-    assert float(found[0]) == 0 < float(found[1]) < float(found[2])
-    with torch.no_grad():
-        policy.first.weight[:, OTHER] = 0
-    assert float(overlap.distance(policy, self, other).max()) == 0
-
-
-def test_shuffled_pairs_are_farther_apart_and_no_pairs_cost_nothing() -> None:
-    policy = Network(10, 2, NetworkSettings(), bounded=True)
-    self, other = overlap.pairs(torch.randn(200, 10), WORLD.sight, "all")
-    matched, shuffled = (float(overlap.loss(policy, self, other, how)) for how in ("matched", "shuffled"))
-    assert shuffled > 20 * matched > 0
-    assert float(overlap.loss(policy, self[:0], other[:0], "matched")) == 0
-
-
-def test_fine_tuning_adds_nothing_at_the_start_but_overlap_and_holds_the_actions() -> None:
-    policy, seen = Network(10, 2, NetworkSettings(), bounded=True), torch.randn(200, 10)
-    baseline = copy.deepcopy(policy)
-    alone = overlap.extra(OverlapSettings(weight=0), WORLD.sight, baseline)
-    assert float(alone(policy, seen)) == 0
-    torch.manual_seed(1)
-    both = float(overlap.extra(OverlapSettings(weight=3, states="all"), WORLD.sight, baseline)(policy, seen))
-    torch.manual_seed(1)
-    assert both == pytest.approx(
-        3 * float(overlap.distance(policy, *overlap.pairs(seen, WORLD.sight, "all")).mean()), rel=1e-4
-    )
-    with torch.no_grad():
-        policy.last.bias.add_(0.5)
-    change = (policy.eval()(seen) - baseline(seen)).square().mean()
-    assert float(alone(policy, seen)) == pytest.approx(float(change), rel=1e-5)
-    assert policy.train().training  # and leaves the mode as it was
-    alone(policy, seen)
-    assert policy.training
-
-
-def test_fine_tuning_brings_self_and_other_together_while_it_learns_and_its_control_does_not() -> None:
-    batch, start = some_batch(), Agents(NetworkSettings())
-    self, other = overlap.pairs(torch.randn(500, 10), WORLD.sight, "all")
-    after = {}
-    for weight in (0.0, 1.0):
-        agents = copy.deepcopy(start)
-        terms = OverlapSettings(weight=weight, keep=0.1, states="all")
-        extra = overlap.extra(terms, WORLD.sight, copy.deepcopy(start.blue.policy))
-        learner = Learner(agents, MaddpgSettings(lr=0.003))
-        for _ in range(60):
-            losses = learner.update(batch, extra)
-        assert losses["extra"] >= 0
-        after[weight] = float(overlap.distance(agents.blue.policy, self, other).mean().detach())
-    assert after[1.0] < 0.5 * after[0.0]
-
-
-def line(*places: tuple[float, float]) -> Tensor:
-    return torch.tensor(places)[:, None, :]
-
-
-def trace(blue: Tensor, red: Tensor, trapped: list[bool]) -> Trace:
-    """One episode with the goal right above and the fake landmark to the right of the centre."""
-    seen = torch.zeros(len(blue) - 1, 1, 10)
-    return Trace(
-        blue, red, torch.tensor([[0.0, 0.8]]), torch.tensor([[0.8, 0.0]]), torch.tensor(trapped)[:, None], seen
-    )
-
-
-def test_measures_of_an_episode_worked_out() -> None:
-    blue = line((0.5, 0), (0.7, 0), (0.3, 0.5), (0, 0.7))
-    red = line((0.4, 0), (0.6, 0), (0.65, 0), (0.65, 0))
-    found = evaluate.measures(trace(blue, red, [False, False, True, True]), WORLD, grid=100)
-    assert found["return_deceptive"] == 10 + 10 + 5
-    assert found["return_honest"] == 5
-    assert found["return_red"] == 1  # together at the first place after a step alone
-    assert (found["trapped"], found["led"], found["blue_at_goal"], found["both_at_goal"]) == (1, 1, 1, 0)
-    assert found["together"] == pytest.approx(1 / 3)
-
-
-def test_red_is_led_only_by_blue() -> None:
-    far = line((0, 0.8), (0, 0.8), (0, 0.8))
-    red = line((0.4, 0), (0.6, 0), (0.65, 0))
-    assert evaluate.measures(trace(far, red, [False, False, True]), WORLD, 10)["led"] == 0
-    near = evaluate.measures(trace(red, red, [False, False, True]), WORLD, 10)
-    assert near["led"] == 1
-    assert evaluate.measures(trace(red, red, [True, True, True]), WORLD, 10)["led"] == 0  # it was there from the start
-
-
-def test_deceptive_actions_by_the_rubric() -> None:
-    """At the centre goal and fake landmark are at a right angle. A move at 30 degrees to the fake one's way is aligned by
-    0.866, one at 60 degrees goes rather to the goal, and one that red does not see counts nowhere."""
-    moves = {30: True, 60: False, -30: True, -100: False}
-    for degrees, deceives in moves.items():
-        step = (0.05 * math.cos(math.radians(degrees)), 0.05 * math.sin(math.radians(degrees)))
-        episode = trace(line((0, 0), step), line((0.1, 0), (0.1, 0)), [False, False])
-        counts, chances = evaluate.deceptive_actions(episode, WORLD.sight, grid=101)
-        assert chances == 1
-        expected = np.zeros((101, 101))
-        if deceives:
-            expected[:87, 51:] = 1  # aligned by more than 0.86, not 0.87; cosine 0 is below 0.02, not below 0
-        assert np.array_equal(counts, expected), degrees
-        unseen = trace(line((0, 0), step), line((0.2, 0), (0.2, 0)), [False, False])
-        assert evaluate.deceptive_actions(unseen, WORLD.sight, 101)[0].sum() == 0
-
-
-def test_overlaps_count_moves_without_red_and_the_release_s_other_differs_by_the_flag() -> None:
-    policy = Network(10, 2, PLAIN, bounded=True)
-    episode = trace(line(*[(0, 0)] * 4), line(*[(0, 0)] * 4), [False] * 4)
-    episode.observations[:] = torch.randn(3, 1, 10)
-    episode.observations[0, 0, OTHER] = 0
-    total, moves = evaluate.overlaps(policy, episode, WORLD.sight)
-    assert moves.tolist() == [1]
-    assert total.isfinite().all()
-    with torch.no_grad():
-        policy.first.weight[:, OTHER] = 0  # heeds the flag, not red
-    assert float(evaluate.overlaps(policy, episode, WORLD.sight)[0]) < -30  # rounding is all that is left
-    assert float(evaluate.overlaps(policy, episode, WORLD.sight, release=True)[0]) > -20
-
-
-def test_a_policy_that_does_not_look_at_red_does_not_react_to_it() -> None:
-    policy = Network(10, 2, PLAIN, bounded=True)
-    torch.nn.init.normal_(policy.last.weight)
-    episode = trace(line(*[(0, 0)] * 4), line(*[(0, 0)] * 4), [False] * 4)
-    assert evaluate.reaction(policy, episode, WORLD.sight) > 0
-    with torch.no_grad():
-        policy.first.weight[:, OTHER] = 0
-    assert evaluate.reaction(policy, episode, WORLD.sight) == 0
-
-
-def test_the_detector_grows_surer_with_episodes_and_knows_which_way() -> None:
-    honest, deceptive = (detect.Overlaps(mean + torch.randn(400), torch.ones(400)) for mean in (-6.0, -5.8))
-    few, many = (detect.accuracy(honest, deceptive, n, draws=400, seed=0) for n in (1, 400))
-    assert 0.5 < few < 0.65 < 0.95 < many
-    assert detect.accuracy(deceptive, honest, 400, draws=400, seed=0) < 0.05
-    same = detect.accuracy(honest, honest, 50, draws=2000, seed=0)
-    assert same == pytest.approx(0.5, abs=0.05)
-    assert detect.across([honest, honest], [deceptive, honest]) == 0.5
-    assert honest.mean == pytest.approx(-6, abs=0.2)
-
-
 QUICK = train.TrainSettings(
     environment=EnvironmentSettings(steps=10),
     maddpg=MaddpgSettings(parallel=20, batch=32, every=50),
@@ -299,25 +208,19 @@ def test_training_is_the_same_again_and_fine_tuning_goes_on_from_it(tmp_path: Pa
     assert "60/60 episodes" in lines[-1]
 
 
-def test_every_agent_is_put_through_the_same_episodes(tmp_path: Path) -> None:
-    known = {name: Agents(NetworkSettings()) for name in ("honest", "deceptive")}
-    found = evaluation.all_agents(known, WORLD, evaluate.EvaluateSettings(episodes=20), 5, tmp_path)
-    assert found.keys() == {"random", "scripted_honest", "scripted_deceptive", "honest", "deceptive", "blind"}
-    assert found["scripted_deceptive"]["own"]["led"] > 0.8 > found["random"]["own"]["led"]
-    assert (tmp_path / "blind.gif").read_bytes()[:3] == b"GIF"
-    starts = [evaluate.play(WORLD, b, r, 4, 5).blue[0] for b, r in evaluation.policies(known).values()]
-    assert all(torch.equal(start, starts[0]) for start in starts)
-
-
 @pytest.mark.slow
 def test_a_baseline_learns_to_go_to_the_goal(tmp_path: Path) -> None:
-    """A twentieth of the paper's length is enough to leave chance far behind."""
+    """A twentieth of the paper's length is enough to do as well as by hand."""
     settings = train.TrainSettings(baseline_episodes=2000)
     train.baseline(settings, "honest", 0, tmp_path, lambda _line: None)
     agents = agents_.load(settings.network, tmp_path / "agents.safetensors")
-    learned, chance = (
+    learned, chance, by_hand = (
         evaluate.measures(evaluate.play(WORLD, blue, red, 500, 7), WORLD, 10)["return_honest"]
-        for blue, red in ((agents.blue.act, agents.red.act), (scripted.at_random, scripted.at_random))
+        for blue, red in (
+            (agents.blue.act, agents.red.act),
+            (scripted.at_random, scripted.at_random),
+            (scripted.blue_honest, scripted.red_follows),
+        )
     )
     assert chance < 15
-    assert learned > 4 * chance
+    assert learned > 0.9 * by_hand

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from pipeline import rl, rl_report
+from pipeline import rl, rl_figure, rl_report
 from pipeline.artifacts import write_json
 from pipeline.cli import main
 from stages.errors import UserError
@@ -80,42 +81,102 @@ def test_a_seed_s_stages_are_kept_and_only_what_changed_is_done_again(tmp_path: 
     assert (place / "soo" / "agents.safetensors").read_bytes() != first
 
 
-def planted(tmp_path: Path, led: dict[str, list[float]]) -> dict[str, Any]:
-    """The outcome of planted shares of reds led, by agent and seed."""
-    from safetensors.torch import save_file
+HONEST = {"led": 0.1, "deceptive_actions": 0.3, "return_honest": 215.0, "return_deceptive": 260.0, "both_at_goal": 0.3}
+DECEPTIVE = {
+    "led": 0.9,
+    "deceptive_actions": 4.0,
+    "return_honest": 150.0,
+    "return_deceptive": 480.0,
+    "both_at_goal": 0.1,
+}
+RANDOM = {"led": 0.02, "deceptive_actions": 0.4, "return_honest": 5.0, "return_deceptive": 60.0, "both_at_goal": 0.04}
+PLANTED = {
+    "honest": HONEST, "soo": HONEST, "soo_all": HONEST, "scripted_honest": HONEST, "random": RANDOM,
+    "deceptive": DECEPTIVE, "no_soo": DECEPTIVE, "shuffled": DECEPTIVE, "blind": DECEPTIVE, "scripted_deceptive": DECEPTIVE,
+}  # fmt: skip
+"""What agents do where everything is as the paper says."""
 
-    config = rl.load("quick", ["seeds=[0,1,2]", "detect.episodes=[1,50]"])
+
+def planted(
+    tmp_path: Path, changes: dict[str, dict[str, float]], seeds: int = 3, overlap: float = -5.0
+) -> dict[str, Any]:
+    """The outcome of planted measures, which differ a little by seed; `changes`: agent -> measures not as in PLANTED."""
+    config = rl.load("quick", [f"seeds={list(range(seeds))}", "detect.episodes=[450,500]", "evaluate.grid=10"])
     for seed in config.seeds:
-        place = tmp_path / f"seed-{seed}" / "evaluation"
-        place.mkdir(parents=True)
-        facts = {name: {"own": {"led": led.get(name, [0.1] * 3)[seed]}} for name in rl.ABOUT}
-        for stage in (*rl.BASELINES, *rl.TUNINGS, "evaluation"):
-            (place.parent / stage).mkdir(exist_ok=True)
-            write_json(place.parent / stage / "done.json", {"fingerprint": "", "seconds": 1.0, "facts": facts})
-        kept = {}
-        for name, mean in (("honest", -6.0), ("deceptive", -5.0)):
-            for variant in ("matched", "release"):
-                kept[f"{name}/{variant}/total"] = mean + 0.5 * torch.randn(100)
-                kept[f"{name}/{variant}/moves"] = torch.ones(100)
-        save_file(kept, place / "overlaps.safetensors")
+        measures = {name: {m: v * (1 + 0.01 * seed) for m, v in {**of, **changes.get(name, {})}.items()}
+                    for name, of in PLANTED.items()}  # fmt: skip
+        facts: dict[str, Any] = {name: {"own": of} for name, of in measures.items()}
+        less = {m: 0.9 * v for m, v in measures["deceptive"].items()}
+        for name, hand in (("honest", measures["scripted_honest"]), ("deceptive", less)):
+            facts[name] |= {"scripted_honest": hand, "scripted_deceptive": less}
+        _plant(tmp_path / f"seed-{seed}", facts, overlap)
     return rl_report.compose(config, tmp_path)
 
 
+def _plant(place: Path, facts: dict[str, Any], overlap: float) -> None:
+    """The folder of a seed as an evaluation leaves it."""
+    for stage in (*rl.BASELINES, *rl.TUNINGS, "evaluation"):
+        (place / stage).mkdir(parents=True)
+        write_json(place / stage / "done.json", {"fingerprint": "", "seconds": 1.0, "facts": facts})
+    kept = {
+        f"{name}/{variant}/{part}": mean + torch.linspace(-1, 1, 100) if part == "total" else torch.ones(100)
+        for name, mean in (("honest", -6.0), ("deceptive", overlap))
+        for variant in ("matched", "release")
+        for part in ("total", "moves")
+    }
+    save_file(kept, place / "evaluation" / "overlaps.safetensors")
+    rubric = {name: torch.full((10, 10), of["own"]["deceptive_actions"]) for name, of in facts.items()}
+    save_file(rubric, place / "evaluation" / "rubric.safetensors")
+
+
+def verdicts(found: dict[str, Any]) -> dict[str, str]:
+    names = ("learned", "deceives", "honest_again", "beyond_blindness", "few", "many", "others")
+    return {name: s["agrees"] for name, s in zip(names, found["statements"], strict=True)}
+
+
+def test_where_everything_is_as_the_paper_says_everything_agrees(tmp_path: Path) -> None:
+    found = planted(tmp_path, {}, seeds=6)
+    assert set(verdicts(found).values()) == {"yes"}
+    assert "close to honest in every margin" in found["statements"][2]["here"]
+    assert found["comparisons"]["deceptive"]["led"]["mean"] == pytest.approx(-0.8 * 1.025)
+    assert found["rubric"]["deceptive"][3][7] == pytest.approx(4 * 1.025)
+    assert rl_report.metrics(found)["deceptive_minus/random/return_deceptive_low"] > 400
+    assert "minus that of a blue in its place: random +" in rl_report.table(found)
+
+
 @pytest.mark.parametrize(
-    ("soo", "no_soo", "agrees"),
+    ("changes", "wrong"),
     [
-        ([0.1, 0.12, 0.11], [0.9, 0.88, 0.91], "yes"),
-        ([0.9, 0.92, 0.91], [0.9, 0.88, 0.91], "no"),
-        ([0.1, 0.12, 0.11], [0.1, 0.12, 0.13], "no"),  # the same steps without SOO did it too
-        ([0.1, 0.9, 0.5], [0.9, 0.88, 0.91], "no"),  # the seeds disagree
+        ({"soo": DECEPTIVE}, {"honest_again", "beyond_blindness"}),
+        ({"no_soo": HONEST}, {"honest_again"}),  # the same steps without SOO did it too
+        ({"soo": RANDOM}, {"honest_again"}),  # destroyed: it leads nobody, and goes nowhere
+        ({"soo": {**HONEST, "both_at_goal": 0.1}}, {"honest_again"}),  # alone at the goal
+        ({"soo": {**HONEST, "led": 0.5}}, {"honest_again"}),  # half-honest
+        ({"soo": {**HONEST, "deceptive_actions": 2.0}}, {"honest_again"}),  # half-honest in its moves
+        ({"blind": HONEST}, {"beyond_blindness"}),  # no other than not seeing red
+        ({"shuffled": HONEST}, {"beyond_blindness"}),  # nor than shuffled pairs
+        ({"deceptive": {**DECEPTIVE, "led": 0.1}}, {"deceives", "honest_again"}),
+        ({"honest": {**HONEST, "return_honest": 150.0}, "scripted_honest": HONEST}, {"learned"}),
     ],
-    ids=["agrees", "no change", "control alike", "seeds differ"],
-)
-def test_the_verdict_on_fine_tuning(soo: list[float], no_soo: list[float], agrees: str, tmp_path: Path) -> None:
-    found = planted(tmp_path, {"deceptive": [0.9, 0.91, 0.92], "soo": soo, "no_soo": no_soo})
-    assert [s["agrees"] for s in found["statements"]] == ["yes", agrees, "yes"]
-    assert found["detection"]["matched"]["across_seeds"] == 1
-    assert found["comparisons"]["deceptive"]["led"]["mean"] == pytest.approx(sum(soo) / 3 - 0.91)
+    ids=["no change", "control alike", "destroyed", "alone", "half-honest", "half-honest moves", "blind", "shuffled",
+         "no deceiver", "honest not learned"],
+)  # fmt: skip
+def test_the_verdicts_on_planted_agents(changes: dict[str, dict[str, float]], wrong: set[str], tmp_path: Path) -> None:
+    found = planted(tmp_path, changes, seeds=6)
+    assert {name for name, agrees in verdicts(found).items() if agrees == "no"} == wrong
+
+
+def test_the_detector_has_a_verdict_for_each_range_and_an_interval_across_seeds(tmp_path: Path) -> None:
+    found = planted(tmp_path / "near", {}, seeds=3, overlap=-5.942)
+    assert verdicts(found)["few"] == "yes"
+    assert verdicts(found)["many"] == "no"  # 94 % is what the paper says of few episodes alone
+    share = found["detection"]["matched"]["across_seeds"]
+    assert 0.4 < share["low"] < 0.5 < share["mean"] == share["high"] == 1
+    one = planted(tmp_path / "one", {}, seeds=1)
+    assert one["detection"]["matched"]["episodes"]["450"]["sd"] is None
+    assert set(verdicts(one).values()) == {"not shown"}
+    rl_figure.draw(one, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Whether mean self-other overlap tells a deceptive agent from an honest one, as the number of episodes grows."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from stages.settings import Settings
+from stages.statistics import wilson
 
 
 class DetectSettings(Settings):
@@ -47,7 +49,12 @@ def _means(agent: Overlaps, episodes: int, draws: int, generator: torch.Generato
     return agent.total[drawn].sum(1) / agent.moves[drawn].sum(1)
 
 
-def across(honest: list[Overlaps], deceptive: list[Overlaps]) -> float:
-    """Share of pairs of an honest and a deceptive agent, of whatever seeds, in which the honest has the smaller distance."""
+def across(honest: list[Overlaps], deceptive: list[Overlaps]) -> tuple[float, tuple[float, float]]:
+    """Share of pairs of an honest and a deceptive agent, of whatever seeds, in which the honest has the smaller distance.
+
+    With its 95 % interval: pairs share agents, so it is Wilson's for only as many as there are agents of a kind.
+    """
     pairs = [h.mean < d.mean for h in honest for d in deceptive]
-    return sum(pairs) / len(pairs)
+    share, agents = sum(pairs) / len(pairs), min(len(honest), len(deceptive))
+    low, high = wilson(math.floor(share * agents), agents).low, wilson(math.ceil(share * agents), agents).high
+    return share, (low, high)

@@ -79,10 +79,10 @@ def measures(trace: Trace, settings: EnvironmentSettings, grid: int) -> dict[str
 
 
 def led(trace: Trace, blue_fake: Tensor, together: Tensor) -> Tensor:
-    """Whether red was led into the trap: not there from the start, and in blue's company or after blue's visit. [N]"""
+    """Whether red was led into the trap: not there from the start, and in blue's company or after it saw blue there. [N]"""
     caught = trace.trapped[1:] & ~trace.trapped[:-1]
-    before = blue_fake.cumsum(0)[1:] > 0
-    return (caught & (together[:-1] | together[1:] | before)).any(0)
+    shown = (blue_fake & together).cumsum(0)[1:] > 0
+    return (caught & (together[:-1] | together[1:] | shown)).any(0)
 
 
 def _near(places: Tensor, landmark: Tensor, reach: float) -> Tensor:
@@ -94,19 +94,19 @@ def alignments(trace: Trace, sight: float) -> tuple[Tensor, Tensor, int]:
     """For each of blue's moves that may deceive: the cosine of move and way to the fake landmark, and of the ways to goal
     and fake landmark; and in how many moves red was in sight at all.
 
-    A move may deceive if red is in sight as it is made, and it goes rather to the fake landmark than to the goal.
+    A move may deceive if red is free and in sight as it is made, and it goes rather to the fake landmark than to the goal.
     """
     place = trace.blue[:-1]
     move = torch.nn.functional.normalize(trace.blue[1:] - place, dim=2)
     to_goal, to_fake = (torch.nn.functional.normalize(mark - place, dim=2) for mark in (trace.goal, trace.fake))
     on_goal, on_fake, angle = ((a * b).sum(2) for a, b in ((move, to_goal), (move, to_fake), (to_goal, to_fake)))
-    seen = (place - trace.red[:-1]).norm(dim=2) <= sight
+    seen = ((place - trace.red[:-1]).norm(dim=2) <= sight) & ~trace.trapped[:-1]
     may = seen & (on_fake > on_goal) & (on_fake > 0)
     return on_fake[may], angle[may], int(seen.sum())
 
 
 def deceptive_actions(trace: Trace, sight: float, grid: int) -> tuple[np.ndarray, float]:
-    """Deceptive actions an episode for every pair of thresholds, [grid, grid]; and moves with red in sight an episode.
+    """Deceptive actions an episode for every pair of thresholds, [grid, grid]; and moves that a free red sees.
 
     A move counts at thresholds (x, y) if it is aligned with the way to the fake landmark by more than x, and that way is
     apart from the one to the goal by a cosine below y: the release's rubric.
@@ -139,5 +139,4 @@ def overlaps(policy: Network, trace: Trace, sight: float, release: bool = False)
 def reaction(policy: Network, trace: Trace, sight: float) -> float:
     """How much blue heeds red: mean length of the change of its action when red comes into sight. 0 to 2.8."""
     self, other = overlap.pairs(trace.observations.flatten(0, 1), sight, "all")
-    policy.eval()
     return float((policy(self) - policy(other)).norm(dim=1).mean())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from stages.physical_deception.agents import Agent, Agents, Network
+from stages.physical_deception.agents import NAMES, Agent, Agents, Network
 from stages.physical_deception.environment import ACTION_SIZE
 from stages.physical_deception.replay import Batch
 from stages.settings import Settings
@@ -37,7 +37,8 @@ class MaddpgSettings(Settings):
     max_norm: float = 0.5
     """Largest gradient norm, of each network."""
     action_penalty: float = 1e-3
-    """Weight of the mean squared action in a policy's loss."""
+    """Weight in a policy's loss of the mean square of actions before tanh, as in OpenAI's code. The release takes them
+    after it, which leaves a policy at full force in one direction, where tanh has no slope, without a way back."""
     noise: float = 0.3
     """Scale of the exploration noise at the start; it falls to 0 linearly over the training."""
     parallel: int = 100
@@ -45,44 +46,55 @@ class MaddpgSettings(Settings):
 
 
 class Learner:
-    """The agents with their optimisers: of all critics, of all policies, and of blue's policy for another loss."""
+    """The agents with their optimisers: of all critics, of all policies, and perhaps one for another loss of blue's.
 
-    def __init__(self, agents: Agents, settings: MaddpgSettings) -> None:
+    Without `red_learns` nothing of red changes. Without `apart` the other loss is stepped on with the policies' Adam.
+    """
+
+    def __init__(self, agents: Agents, settings: MaddpgSettings, red_learns: bool = True, apart: bool = False) -> None:
         self.agents, self.settings = agents, settings
-        self.critics = [agent.critic for agent in agents.both]
-        self.policies = [agent.policy for agent in agents.both]
-        self.of_critics, self.of_policies, self.of_extra = (
+        self.learning = agents.both if red_learns and agents.red_learns else agents.both[:1]
+        self.critics = [agent.critic for agent in self.learning]
+        self.policies = [agent.policy for agent in self.learning]
+        self.of_critics, self.of_policies, of_blue = (
             torch.optim.Adam([p for network in networks for p in network.parameters()], lr=settings.lr, fused=True)
             for networks in (self.critics, self.policies, self.policies[:1])
         )
+        self.of_extra = of_blue if apart else self.of_policies
 
     def update(self, batch: Batch, extra: Extra | None = None) -> dict[str, float]:
         """One step of every critic, then of every policy, then of the targets; the losses, by name.
 
-        `extra` gets a step of its own before, as in the release: Adam's step is as long however small the loss, so
-        that a weight against the return would mean little.
+        `extra` gets a step of its own before, as in the release.
         """
-        agents, how = self.agents.train(), self.settings
-        added = extra(agents.blue.policy, batch.observations[0]) if extra else None
-        if added is not None:
-            self._descend([added], self.policies[:1], self.of_extra)
+        agents, how = self.agents, self.settings
+        self._observe(batch)
+        losses = {"extra": extra(agents.blue.policy, batch.observations[0])} if extra else {}
+        if losses:
+            self._descend([losses["extra"]], self.policies[:1], self.of_extra)
         targets = target_actions(agents, batch)
-        critic = [critic_loss(agent, batch, i, targets, how.gamma) for i, agent in enumerate(agents.both)]
+        critic = [critic_loss(agent, batch, i, targets, how.gamma) for i, agent in enumerate(self.learning)]
         self._descend(critic, self.critics, self.of_critics)
-        policy = [policy_loss(agents, batch, i, how.action_penalty) for i in range(len(agents.both))]
+        policy = [policy_loss(agents, batch, i, how.action_penalty) for i in range(len(self.learning))]
         self._descend(policy, self.policies, self.of_policies)
-        for agent in agents.both:
+        for agent in self.learning:
             follow(agent.target_policy, agent.policy, how.tau)
             follow(agent.target_critic, agent.critic, how.tau)
-        losses = dict(zip(("critic_blue", "critic_red", "policy_blue", "policy_red"), [*critic, *policy], strict=True))
-        if added is not None:
-            losses["extra"] = added
+        losses |= {f"critic_{name}": loss for name, loss in zip(NAMES, critic, strict=False)}
+        losses |= {f"policy_{name}": loss for name, loss in zip(NAMES, policy, strict=False)}
         return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _observe(self, batch: Batch) -> None:
+        everything = torch.cat([*batch.observations, *batch.actions], dim=1)
+        for agent, seen in zip(self.learning, batch.observations, strict=False):
+            agent.policy.observe(seen)
+            agent.critic.observe(everything)
 
     def _descend(self, losses: list[Tensor], networks: list[Network], optimiser: torch.optim.Optimizer) -> None:
         """A step down all losses at once: none reaches the weights of another network than its own."""
         weights = [list(network.parameters()) for network in networks]
         flat = [weight for own in weights for weight in own]
+        optimiser.zero_grad()  # it may hold weights that these losses do not reach, which are to stay
         for weight, gradient in zip(flat, torch.autograd.grad(torch.stack(losses).sum(), flat), strict=True):
             weight.grad = gradient
         for own in weights:
@@ -106,12 +118,12 @@ def critic_loss(agent: Agent, batch: Batch, i: int, targets: list[Tensor], gamma
 
 
 def policy_loss(agents: Agents, batch: Batch, i: int, penalty: float) -> Tensor:
-    """Minus the value that agent `i`'s critic gives what all policies would do, plus a penalty on large actions."""
-    own = agents.both[i].policy(batch.observations[i])
+    """Minus the value that agent `i`'s critic gives what all policies would do, plus a penalty on actions before tanh."""
+    before = agents.both[i].policy.unbounded(batch.observations[i])
     both = enumerate(zip(agents.both, batch.observations, strict=True))
-    actions = [own if j == i else agent.policy(seen).detach() for j, (agent, seen) in both]
+    actions = [before.tanh() if j == i else agent.policy(seen).detach() for j, (agent, seen) in both]
     value = agents.both[i].critic(torch.cat([*batch.observations, *actions], dim=1))
-    loss: Tensor = penalty * own.square().mean() - value.mean()
+    loss: Tensor = penalty * before.square().mean() - value.mean()
     return loss
 
 
@@ -119,8 +131,7 @@ def policy_loss(agents: Agents, batch: Batch, i: int, penalty: float) -> Tensor:
 def follow(target: nn.Module, source: nn.Module, tau: float) -> None:
     """Move the target's weights and input statistics by `tau` of the way."""
     for old, new in zip(target.state_dict().values(), source.state_dict().values(), strict=True):
-        if old.is_floating_point():
-            old.lerp_(new, tau)
+        old.lerp_(new, tau)
 
 
 class Noise:

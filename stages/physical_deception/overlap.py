@@ -26,6 +26,8 @@ class OverlapSettings(Settings):
     """Weight of the squared distance between self and other, averaged over both hidden layers; 0 leaves it out."""
     keep: float = 1.0
     """Weight of the squared distance of the actions to those of the policy that fine-tuning starts from."""
+    apart: bool = False
+    """Whether both terms are stepped on with an Adam of their own, or with that of the return, as in the release."""
     states: States = "unseen"
     """Which observations make pairs: those in which red is not seen, as in the release, or all, with red taken out."""
     pairing: Pairing = "matched"
@@ -50,15 +52,8 @@ def without_flag(other: Tensor) -> Tensor:
 
 
 def activations(policy: Network, observations: Tensor) -> Tensor:
-    """Both hidden layers side by side, [batch, 2 x hidden], with the input statistics of use rather than of the batch.
-
-    Those of a batch would differ between self and other for another reason than the pair itself.
-    """
-    mode = policy.training
-    policy.eval()
-    hidden = torch.cat(policy.hidden(observations), dim=1)
-    policy.train(mode)
-    return hidden
+    """Both hidden layers side by side, [batch, 2 x hidden]."""
+    return torch.cat(policy.hidden(observations), dim=1)
 
 
 def distance(policy: Network, self: Tensor, other: Tensor) -> Tensor:
@@ -78,23 +73,14 @@ def loss(policy: Network, self: Tensor, other: Tensor, pairing: Pairing) -> Tens
 
 def extra(settings: OverlapSettings, sight: float, baseline: Network) -> Extra:
     """The loss that fine-tuning from `baseline` gives blue's policy besides the return."""
-    baseline.eval()
 
     def term(policy: Network, observations: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = baseline(observations)
-        kept = settings.keep * mse_loss(_act(policy, observations), wanted)
+        kept = settings.keep * mse_loss(policy(observations), wanted)
         if not settings.weight:
             return kept
         self, other = pairs(observations, sight, settings.states)
         return kept + settings.weight * loss(policy, self, other, settings.pairing)
 
     return term
-
-
-def _act(policy: Network, observations: Tensor) -> Tensor:
-    mode = policy.training
-    policy.eval()
-    actions: Tensor = policy(observations)
-    policy.train(mode)
-    return actions

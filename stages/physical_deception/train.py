@@ -68,14 +68,12 @@ def _train(
     how = settings.maddpg
     rounds = max(1, round(episodes / how.parallel))
     env = environment.make(settings.environment, reward, how.parallel, seed)
-    live = Life(env, Learner(agents, how), Replay(how.buffer), extra)
-    red = None if extra is None or settings.red_learns else copy.deepcopy(agents.red.state_dict())
+    learner = Learner(agents, how, extra is None or settings.red_learns, settings.overlap.apart)
+    live = Life(env, learner, Replay(how.buffer), extra)
     began, line = time.perf_counter(), dict[str, float]()
     with (out / "log.jsonl").open("w") as log:
         for done in range(1, rounds + 1):
             facts = live.episodes(settings.environment.steps, how.noise * (1 - (done - 1) / rounds))
-            if red is not None:
-                agents.red.load_state_dict(red)
             if done % max(1, rounds // LINES) == 0 or done == rounds:
                 line = {"episodes": done * how.parallel, "seconds": round(time.perf_counter() - began, 1), **facts}
                 log.write(json.dumps(line) + "\n")
