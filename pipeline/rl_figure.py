@@ -81,7 +81,7 @@ def _detector(axis: Any, detection: Found) -> None:
     axis.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
     axis.set_xscale("log")
     axis.set_ylim(-3, 103)
-    axis.set_title("honest told by mean SOO, % (band: SD over seeds)", fontsize=8.5, loc="left")
+    axis.set_title("honest told by mean SOO, % ± SD", fontsize=8.5, loc="left")
     axis.set_xlabel("episodes in a mean", fontsize=8.5)
     axis.legend(fontsize=8, frameon=False)
     axis.tick_params(labelsize=8)
