@@ -6,9 +6,10 @@ done later (`soo log FOLDER`). In the UI, `tags.soo.kind = 'point'` shows the po
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pipeline import ranking, sweep_report, tracking
 from pipeline.artifacts import write_json
@@ -63,7 +64,7 @@ class Record:
             self._seed(Path(s["folder"]), f"confirmed, seed {s['seed']}", "confirmation", ids[found["best"]])
             for s in found["confirmation"]
         ]
-        with self._session() as (client, _):
+        with self._session() as (client, place):
             for key, value in {"recipe": found["name"], "model": found["model"], "space": found["space"],
                                **found["settings"]}.items():  # fmt: skip
                 client.log_param(self.run_id, key, value)
@@ -74,7 +75,8 @@ class Record:
             client.log_text(self.run_id, sweep_report.table(found) + "\n", "sweep.txt")
             for picture in sorted(self.folder.glob("*.png")):
                 client.log_artifact(self.run_id, str(picture))
-            client.set_tag(self.run_id, "mlflow.note.content", sweep_report.verdict(found))
+            said = f"{sweep_report.verdict(found)}\n\n[Compare the points]({_comparison(place, list(ids.values()))})"
+            client.set_tag(self.run_id, "mlflow.note.content", said)
             if best and confirmed and wins(found):
                 _register(client, f"soo-{found['name']}", best, found, confirmed)
             client.set_terminated(self.run_id)
@@ -86,6 +88,11 @@ def wins(found: Found) -> bool:
     best = next((p for p in found["points"] if p["name"] == found["best"]), None)
     held = all(s["fell"] and not s["reasons"] and not s["positional"] for s in found["confirmation"])
     return best is not None and best["verdict"] == "works" and bool(found["confirmation"]) and held
+
+
+def _comparison(experiment: str, runs: Sequence[str]) -> str:
+    """The UI's own page that compares these runs, from any page of it."""
+    return f"#/compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
 
 
 def _identity(folder: Path) -> str:

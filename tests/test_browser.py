@@ -1,6 +1,5 @@
 """MLflow's comparison page in a real browser: what a sweep's points differ in, and what came of it, with no hand work."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ LAYERS = (8, 12, 16, 20)
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Page]":
-    """The comparison of a sweep's four points, as the UI's own link leads to it."""
+    """The comparison of a sweep's four points, as the link on the sweep's own page leads to it."""
     from mlflow import MlflowClient
     from playwright.sync_api import sync_playwright
 
@@ -43,7 +42,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Page]":
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": 1500, "height": 1000})
         opened.set_default_timeout(60_000)
-        opened.goto(f"{url}/#/compare-runs?runs={json.dumps(ids)}&experiments={json.dumps([experiment])}")
+        opened.goto(f"{url}/#/experiments/{experiment}/runs/{record.run_id}")
+        link = opened.get_by_role("link", name="Compare the points")
+        opened.goto(f"{url}/{link.get_attribute('href')}")
         opened.get_by_text("Parallel Coordinates Plot").wait_for()
         yield opened
         browser.close()
