@@ -65,11 +65,13 @@ def _noninferiority(outcome: Outcome) -> Iterator[str]:
 
 def _own_answers(outcome: Outcome) -> Iterator[str]:
     spoilt = [c["repetition"] + c["empty"] for c in outcome["capability"].values()]
+    unfinished = [c["unfinished"] for c in outcome["capability"].values()]
     yield (
         f"{INDENT}own answers: repeating or empty {' -> '.join(map(_percent, spoilt))}, without an end "
-        f"{' -> '.join(_percent(c['unfinished']) for c in outcome['capability'].values())}, "
-        f"{_moved(outcome, 'length', '.0f')} tokens, perplexity {_moved(outcome, 'own_perplexity')}"
+        f"{' -> '.join(map(_percent, unfinished))}"
     )
+    length, surprise = _moved(outcome, "length", ".0f"), _moved(outcome, "own_perplexity")
+    yield f"{INDENT}  {length} tokens in the mean, perplexity to the baseline {surprise}"
 
 
 def _overcorrection(outcome: Outcome) -> Iterator[str]:
