@@ -16,12 +16,11 @@ def test_the_private_ray_listens_on_loopback_only(cluster: None) -> None:
     import ray
 
     assert ray.get(ray.remote(ray.util.get_node_ip_address).remote()) == "127.0.0.1"
-    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    family = {process.pid for process in (psutil.Process(), *psutil.Process().children(recursive=True))}
     listening = {
         str(c.laddr.ip).removeprefix("::ffff:")
-        for process in family
-        for c in process.net_connections()
-        if c.status == psutil.CONN_LISTEN
+        for c in psutil.net_connections()  # of all at once: one by one, a process may end meanwhile
+        if c.pid in family and c.status == psutil.CONN_LISTEN
     }
     assert listening == {"127.0.0.1"}
 
