@@ -128,9 +128,7 @@ def quantised(settings: ModelSettings) -> Path:
     facts += [settings.double_quant, str(number_type(settings.compute_dtype)), version("bitsandbytes")]
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
     name = Path(settings.name.removeprefix("embedded:")).name
-    return embedded.once(
-        embedded.cache_folder() / f"nf4-{name}-{key}", lambda out: _make(settings).save_pretrained(out)
-    )
+    return embedded.once(embedded.cache_folder() / f"nf4-{name}-{key}", lambda out: embedded.save(_make(settings), out))
 
 
 def _make(settings: ModelSettings) -> Any:
