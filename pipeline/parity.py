@@ -23,8 +23,8 @@ PUBLISHED = Path(__file__).parent / "published.yaml"
 UNITS = ("mt_bench", "latent", "reinforcement_learning")
 """Measures that are no shares of answers."""
 Verdict = Literal["agree", "differ", "no test", "not run", "not published", "cannot be run as published"]
-FREE = ("seed", "tracking.", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.log_every",
-        "train.checkpoint_every", "generate.actors", "generate.cpus_per_actor", "generate.gpus_per_actor",
+FREE = ("seed", "tracking.", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.shard",
+        "train.log_every", "train.checkpoint_every", "generate.actors", "generate.cpus_per_actor", "generate.gpus_per_actor",
         "generate.batch_size", "capability.", "latent.", "damage.", "deception.scenarios")  # fmt: skip
 """Settings that may differ from the recipe's: they say how a run is computed or what more is measured."""
 

@@ -253,6 +253,23 @@ def test_a_cached_model_is_made_once_and_never_by_halves(tmp_path: Path) -> None
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["model", "model/whole"]
 
 
+def test_a_worker_other_than_the_first_keeps_a_whole_model_too(
+    tiny_nf4: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers writes nothing but on rank 0, and an empty folder would count as a model that is kept."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    monkeypatch.setenv("SOO_CACHE", str(tmp_path))
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    try:
+        load(tiny_nf4)
+    finally:
+        dist.destroy_process_group()
+    (kept,) = tmp_path.glob("nf4-*")
+    assert {"config.json", "model.safetensors"} <= {f.name for f in kept.iterdir()}
+
+
 @pytest.mark.slow
 def test_the_embedded_model_is_a_model_that_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOO_CACHE", str(tmp_path))
