@@ -85,6 +85,14 @@ def count_layers(settings: ModelSettings) -> int:
     return int(config.get_text_config().num_hidden_layers)
 
 
+def outline(settings: ModelSettings) -> Any:
+    """The model's modules without any weights, from the configuration alone: to look for what a run needs of them."""
+    remote = settings.trust_remote_code
+    config = AutoConfig.from_pretrained(locate(settings), revision=settings.revision, trust_remote_code=remote)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=remote)
+
+
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     """The tokenizer, with a padding token."""
     tokenizer = AutoTokenizer.from_pretrained(

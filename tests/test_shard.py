@@ -29,16 +29,19 @@ def held(loop: Alone) -> int:
     return sum((p.to_local() if hasattr(p, "to_local") else p).nbytes for p in frozen)
 
 
-def worker(rank: int, model: ModelSettings, rows: Rows, folder: Path) -> None:
-    """One of two workers: trains plainly, in shards, in shards with an interruption, and with looks at behaviour."""
+def worker(rank: int, model: ModelSettings, rows: Rows, folder: Path, backend: str = "gloo") -> None:
+    """One of two workers: trains plainly, in shards, with an interruption, and with looks; on a GPU each under NCCL."""
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
+    devices = [f"cuda:{rank}"] if backend == "nccl" else []
+    if devices:
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
 
     def start(settings: TrainSettings, asked: Questions | None = None) -> Alone:
-        return Alone(settings, model, rows, 0, rank, 2, asked)
+        return Alone(settings, model, rows, 0, rank, 2, asked, devices=devices)
 
     def finish(name: str, loop: Alone) -> Alone:
         while not loop.over:
@@ -100,6 +103,16 @@ def test_looks_at_behaviour_run_on_all_workers_and_change_nothing(made: Path) ->
     assert [json.loads((made / f"looks-{rank}.json").read_text()) for rank in (0, 1)] == [2, 2]
     whole, looked = read(made, "sharded"), read(made, "looked")
     assert all(torch.equal(whole[n], looked[n]) for n in whole)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_shards_over_nccl_give_the_adapter_of_plain_data_parallelism(
+    tiny_nf4: ModelSettings, rows: Rows, tmp_path: Path
+) -> None:
+    multiprocessing.spawn(worker, (tiny_nf4, rows, tmp_path, "nccl"), nprocs=2)  # type: ignore[no-untyped-call]
+    assert distance(read(tmp_path, "plain"), read(tmp_path, "sharded")) < 1e-4
+    assert distance(read(tmp_path, "sharded"), read(tmp_path, "resumed")) < 1e-4
 
 
 @pytest.mark.parametrize("changes", [{"workers": 1}, {"workers": 2, "gpus_per_worker": 2}])

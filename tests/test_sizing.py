@@ -130,9 +130,8 @@ def test_the_estimate_for_the_embedded_model_is_what_is_measured() -> None:
         ("gemma-2-27b-paper", "A100-80G", []),
         ("gemma-2-27b-paper", "L40S", ["model.quantisation=nf4"]),
         ("calmerys-78b-paper", "H100", []),
-        ("calmerys-78b-paper", "L4", ["train.gpus_per_worker=4", "generate.gpus_per_actor=4", "latent.gpus=4"]),
+        ("calmerys-78b-paper", "L4", ["train.gpus_per_worker=2", "generate.gpus_per_actor=4", "latent.gpus=4"]),
         ("calmerys-78b-paper", "L40S", ["generate.gpus_per_actor=2", "latent.gpus=2"]),
-        ("calmerys-78b-paper", "T4", ["train.gpus_per_worker=4", "generate.gpus_per_actor=4", "latent.gpus=4"]),
     ],
 )
 def test_what_fits_and_what_would_make_it_fit(recipe: str, gpu: str, expected: list[str] | None) -> None:
