@@ -1,6 +1,6 @@
 """FSDP2 over a frozen base, 4-bit or not: each worker holds its share of every layer and gathers one layer at a time.
 
-Two gloo workers on a CPU come to the adapter of plain data parallelism (tests/test_shard.py); not run on a GPU yet.
+Not run on a GPU yet; docs/cluster.md has what is known.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """A model larger than one GPU: only the layers that are needed, on several GPUs of a worker, or in shards over all workers.
 
-The layout and the numbers are tested without GPUs (tests/test_split.py); none of it has been run on a GPU yet.
+None of it has been run on a GPU yet; docs/cluster.md has what is known.
 """
 
 import contextlib
