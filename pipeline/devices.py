@@ -19,6 +19,7 @@ class Device:
     flops: float
     bandwidth: float
     number_bytes: int = 2
+    gpu: bool = True
 
 
 # Named as Ray names accelerators. Memory as the driver shows it; dense 16-bit arithmetic and bandwidth from data sheets.
@@ -85,7 +86,7 @@ def this_machine() -> Device:
     big = torch.zeros(2**26)
     bandwidth = 4 * big.numel() / _quickest(lambda: big.sum())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    return Device("this machine", memory, flops, bandwidth, dtype.itemsize)
+    return Device("this machine", memory, flops, bandwidth, dtype.itemsize, gpu=False)
 
 
 def _quickest(do: Callable[[], object], times: int = 5) -> float:

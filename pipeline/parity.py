@@ -27,6 +27,7 @@ AGENTS, DETECTION = "physical deception, two agents", "reinforcement_learning_"
 """What stands for a model, and how a measure begins, where `soo physical-deception` is published."""
 Verdict = Agreement | Literal["no test", "not run", "not published", "cannot be run as published"]
 FREE = ("seed", "concurrent", "tracking.", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker",
+        "train.shard",
         "train.log_every", "train.checkpoint_every", "generate.actors", "generate.cpus_per_actor", "generate.gpus_per_actor",
         "generate.batch_size", "capability.", "latent.", "damage.", "deception.scenarios")  # fmt: skip
 """Settings that may differ from the recipe's: they say how a run is computed or what more is measured."""

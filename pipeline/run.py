@@ -11,10 +11,10 @@ from pipeline import cards, costs, outcome, report, storage
 from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, shared, stage, writable, write_json
 from pipeline.config import RunConfig, deciding, to_yaml
 from stages import deception, embedded, generate, latent, pairs, train
-from stages.adapter import check_adapter
+from stages.adapter import add_lora, check_adapter
 from stages.behaviour import Questions
 from stages.errors import UserError
-from stages.model import count_layers, identity
+from stages.model import count_layers, identity, outline, site
 from stages.organism import OrganismSettings
 from stages.progress import Board, say
 from stages.resources import cpu_share
@@ -39,10 +39,10 @@ def check(config: RunConfig, folder: Path) -> None:
     layer = config.train.overlap.layer - config.train.overlap.layer_base
     if not 0 <= layer < layers:
         raise UserError(f"train.overlap.layer={config.train.overlap.layer} is beyond the model's {layers} layers")
-    lora = config.train.lora
+    empty = outline(config.model)
+    site(empty, layer, config.train.overlap.module)
     top = layers - 1 if config.train.overlap.objective == "logit_kl" else layer
-    if lora.first_layer > (top if lora.last_layer is None else lora.last_layer):
-        raise UserError(f"no layer carries LoRA: train.lora.first_layer={lora.first_layer} is above the last, {top}")
+    add_lora(empty, config.train.lora, top, config.model.name)
     writable(folder)
 
 

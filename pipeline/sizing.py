@@ -1,4 +1,4 @@
-"""What a recipe needs before anything is loaded: memory a GPU, time, cost, and which settings would make it fit.
+"""What a recipe needs before anything is loaded: memory a GPU (pipeline/memory.py), time, cost, and what would make it fit.
 
 Formulas stand beside every number. Checked against a measurement for the embedded model (tests/test_sizing.py); for GPUs
 they are derived from published configs and data sheets, and have not been measured.
@@ -9,30 +9,22 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline import memory
 from pipeline.config import RunConfig
 from pipeline.devices import Device
+from pipeline.memory import Part
 from stages import capability, deception, pairs, train
 from stages.model import DTYPES, encode, load_tokenizer
 from stages.rows import count
 from stages.shapes import PUBLISHED, Shape, lora_weights, shape_of
 
-GIB = 2**30
-BATCH = 16
 CHARS_A_TOKEN = 4.0
 CHAT_TOKENS = 12
 UTILISATION = 0.35
 """Share of a device's peak that these short batches reach; a guess for GPUs."""
 RESERVE = 1.10
 """Fragmentation."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the memory of one worker or actor, and how it came about."""
-
-    name: str
-    gib: float
-    formula: str
+GPUS_A_MACHINE = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -50,8 +42,8 @@ class Size:
 
     @property
     def gib(self) -> float:
-        """The most that any one worker or actor holds, with the reserve."""
-        return RESERVE * max(sum(p.gib for p in side) for side in (self.training, self.answering))
+        """The most that any one GPU holds, or a worker or actor without one, with the reserve."""
+        return RESERVE * max(memory.total(self.training), memory.total(self.answering))
 
 
 def number_bytes(config: RunConfig, device: Device | None) -> int:
@@ -71,11 +63,11 @@ def size(config: RunConfig, device: Device | None = None) -> Size:
     asked = [i.prompt for i in deception.select(config.deception)]
     asked += [row["prompt"] for row in capability.rows(config.capability)]
     question = longest(config, asked)
-    trainable = lora_weights(shape, config.train.lora, _top(config, shape))
+    trainable = lora_weights(shape, config.train.lora, memory.top(config, shape))
     made = Size(
         shape.weights, trainable, max(length, question), batches // config.train.accumulation, 2 * len(asked),
-        (*_weights(config, shape, number), *_training(config, shape, number, length, trainable)),
-        (*_weights(config, shape, number), *_answering(config, shape, number, question, trainable)),
+        memory.training(config, shape, number, length, trainable),
+        memory.answering(config, shape, number, question, trainable),
     )  # fmt: skip
     if device is None:
         return made
@@ -92,90 +84,15 @@ def longest(config: RunConfig, texts: Iterable[str]) -> int:
     return len(encode(load_tokenizer(config.model), text, config.pairs.chat_template))
 
 
-def _top(config: RunConfig, shape: Shape) -> int:
-    site = config.train.overlap
-    return site.layer - site.layer_base if site.objective != "logit_kl" else shape.layers - 1
-
-
-def _weights(config: RunConfig, shape: Shape, number: int) -> tuple[Part, ...]:
-    inner, outer = shape.layers * shape.per_layer, shape.embeddings
-    if config.model.quantisation == "none" or config.model.dequantise_once:
-        return (Part("weights", (inner + outer) * number / GIB, f"{inner + outer:.3g} x {number} bytes"),)
-    each = 0.5 + (1 / 64 + 4 / (64 * 256) if config.model.double_quant else 4 / 64)
-    held = (inner * each + outer * number) / GIB
-    return (Part("weights", held, f"{inner:.3g} x {each:.3f} (NF4) + {outer:.3g} x {number} bytes"),)
-
-
-def prompts_a_worker(config: RunConfig) -> int:
-    """Prompts in one forward pass of a training worker."""
-    t = config.train
-    return (2 * t.batch_pairs + t.batch_retain + 2 * t.batch_controls) // t.workers
-
-
-def activation_bytes(config: RunConfig, shape: Shape, number: int) -> tuple[float, str]:
-    """Bytes kept for the backward pass for a token and a layer, and the formula. Norms compute in fp32."""
-    queries, lora = shape.heads * shape.head_dim, config.train.lora
-    kept = 4 * 2 * shape.hidden + number * (4 * queries + 3 * shape.intermediate)
-    inputs = [shape.linears()[t][0] for t in lora.targets]
-    copied = number != 4 or lora.dropout > 0
-    adapter = sum(inputs) * (5 if lora.dropout else 4) if copied else 4 * sum(set(inputs))
-    text = f"norms 8 x {shape.hidden} + {number} x (4 x {queries} + 3 x {shape.intermediate}) + LoRA inputs {adapter}"
-    return kept + adapter, text
-
-
-def _training(config: RunConfig, shape: Shape, number: int, length: int, trainable: int) -> tuple[Part, ...]:
-    tokens, lowest = prompts_a_worker(config) * length, config.train.lora.first_layer
-    layers = _top(config, shape) + 1 - lowest
-    each, how = activation_bytes(config, shape, number)
-    parts = [
-        Part("adapter", 8 * trainable / GIB, f"{trainable:.3g} x 8 bytes (fp32 weight and gradient)"),
-        Part("optimiser", 8 * trainable / GIB, f"{trainable:.3g} x 8 bytes (AdamW's two moments)"),
-        Part("activations", tokens * layers * each / GIB, f"{tokens} tokens x {layers} layers x ({how}) bytes"),
-    ]
-    if config.model.attention == "eager":
-        scores = tokens * length * layers * shape.heads * (4 + number)
-        parts.append(
-            Part(
-                "attention", scores / GIB, f"{tokens} x {length} x {shape.heads} heads x {layers} layers x {4 + number}"
-            )
-        )
-    if config.train.overlap.objective != "activation_mse" or config.train.retain.kl_weight:
-        parts.append(
-            Part("logits", 12 * tokens * shape.vocab / GIB, f"{tokens} x {shape.vocab} words x 12 bytes (fp32, thrice)")
-        )
-    return (*parts, _workspace(config, shape, number))
-
-
-def _workspace(config: RunConfig, shape: Shape, number: int) -> Part:
-    """A 4-bit matrix is unpacked while it is used."""
-    largest = max(a * b for a, b in shape.linears().values())
-    if config.model.quantisation == "none" or config.model.dequantise_once:
-        return Part("workspace", 0.5, "0.5 GiB for the library")
-    return Part(
-        "workspace", 0.5 + largest * number / GIB, f"{largest:.3g} x {number} bytes (one matrix unpacked) + 0.5 GiB"
-    )
-
-
-def _answering(config: RunConfig, shape: Shape, number: int, length: int, trainable: int) -> tuple[Part, ...]:
-    batch, whole = config.generate.batch_size, length + config.generate.max_new_tokens
-    kv, features = shape.kv_heads * shape.head_dim, 4 * shape.hidden + 3 * shape.intermediate
-    cache, passing = 2 * shape.layers * kv * number * batch * whole, batch * length * number * features
-    read = f"2 x {shape.layers} layers x {kv} x {number} bytes x {batch} prompts x {whole} tokens"
-    return (
-        Part("adapter", 4 * trainable / GIB, f"{trainable:.3g} x 4 bytes"),
-        Part("cache", cache / GIB, read),
-        Part("activations", passing / GIB, f"{batch} x {length} tokens x {number} x {features} bytes, one layer"),
-        _workspace(config, shape, number),
-    )
-
-
 def _hours(
     config: RunConfig, shape: Shape, device: Device, number: int, length: int, question: int, batches: int, made: Size
 ) -> float:
     """Training by arithmetic; answers by arithmetic for the prompt, and for each new token by reading all weights once."""
     rate = device.flops * UTILISATION
-    layers = _top(config, shape) + 1 - config.train.lora.first_layer  # those below are computed once
-    training = batches * prompts_a_worker(config) * length * 4 * layers * shape.per_layer / rate  # forward and backward
+    layers = memory.top(config, shape) + 1 - config.train.lora.first_layer  # those below are computed once
+    training = (
+        batches * memory.prompts_a_worker(config) * length * 4 * layers * shape.per_layer / rate
+    )  # forward and backward
     each = number if config.model.quantisation == "none" or config.model.dequantise_once else 0.5 + 2 * number
     reading = shape.weights * each / device.bandwidth
     groups = made.answers / config.generate.batch_size / config.generate.actors
@@ -185,22 +102,50 @@ def _hours(
     return (training + answering) / 3600
 
 
-def advice(config: RunConfig, memory: float, device: Device | None = None) -> list[str] | None:
-    """Settings that make the recipe fit `memory` GiB, fewest first; none if these do not suffice. Empty if it fits."""
+def advice(config: RunConfig, device: Device) -> list[str] | None:
+    """Settings that make the recipe fit the device, fewest first; none if nothing does. Empty if it fits.
+
+    Where settings that save memory do not suffice, the recipe as it is over more GPUs.
+    """
     changes: list[tuple[str, str, Any]] = [
         ("model", "dequantise_once", False), ("model", "quantisation", "nf4"), ("model", "attention", "sdpa"),
         ("generate", "batch_size", max(1, config.generate.batch_size // 4)),
     ]  # fmt: skip
     tried: list[str] = []
+    tuned = config
     for part, field, value in [*changes, *_smaller_batches(config)]:
-        if size(config, device).gib <= memory:
+        if size(tuned, device).gib <= device.memory:
             return tried
-        if getattr(getattr(config, part), field) != value:
-            config = config.model_copy(update={part: getattr(config, part).model_copy(update={field: value})})
+        if getattr(getattr(tuned, part), field) != value:
+            tuned = _with(tuned, part, field, value)
             tried = [t for t in tried if not t.startswith(f"{part}.{field}=")] + [
                 f"{part}.{field}={str(value).lower()}"
             ]
-    return tried if size(config, device).gib <= memory else None
+    return tried if size(tuned, device).gib <= device.memory else _more_gpus(config, device)
+
+
+def _with(config: RunConfig, part: str, field: str, value: Any) -> RunConfig:
+    return config.model_copy(update={part: getattr(config, part).model_copy(update={field: value})})
+
+
+def _more_gpus(config: RunConfig, device: Device) -> list[str] | None:
+    """The fewest GPUs of one machine that a worker and an actor must each have."""
+    if not device.gpu:
+        return None
+    found: list[str] = []
+    for side, fields in (
+        ("training", ["train.gpus_per_worker"]),
+        ("answering", ["generate.gpus_per_actor", "latent.gpus"]),
+    ):
+        for number in GPUS_A_MACHINE:
+            for part, field in (name.split(".") for name in fields):
+                config = _with(config, part, field, number)
+            if RESERVE * memory.total(getattr(size(config, device), side)) <= device.memory:
+                found += [f"{name}={number}" for name in fields if number > 1]
+                break
+        else:
+            return None
+    return found
 
 
 def _smaller_batches(config: RunConfig) -> list[tuple[str, str, int]]:
@@ -219,9 +164,10 @@ def _smaller_batches(config: RunConfig) -> list[tuple[str, str, int]]:
 def as_json(config: RunConfig, found: Size, device: Device | None, runs: int, price: float | None) -> dict[str, Any]:
     """The sizing for --json: sizes in GiB, time in hours of `runs` runs one after another, cost in the price's currency."""
     hours = None if found.hours is None else found.hours * runs
-    gpus = max(config.train.workers * config.train.gpus_per_worker, 1)
+    t, g = config.train, config.generate
+    gpus = max(t.workers * t.gpus_per_worker, g.actors * g.gpus_per_actor, 1)
     fits = None if device is None else found.gib <= device.memory
-    wanted = advice(config, device.memory, device) if device and not fits else []
+    wanted = advice(config, device) if device and not fits else []
     return {
         "recipe": config.name, "model": config.model.name, "weights": found.weights, "trainable": found.trainable,
         "prompt_tokens": found.prompt_tokens, "steps": found.steps, "answers": found.answers,

@@ -22,7 +22,7 @@ def render(found: Mapping[str, Any]) -> str:
         f"{found['recipe']}: {found['model']}, {sizes}",
         f"prompts of at most {found['prompt_tokens']} tokens, {found['steps']} steps, {found['answers']} answers",
         *_side("a training worker", found["training"]), *_side("an inference actor", found["answering"]),
-        f"needs {found['gib']:.1f} GiB a worker, 10 % reserve included",
+        f"needs {found['gib']:.1f} GiB a device, 10 % reserve included",
     ]  # fmt: skip
     lines += _time(found)
     where = f"{found['device']} ({found['memory']:.1f} GiB)"

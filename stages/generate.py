@@ -20,6 +20,7 @@ from stages.progress import Board
 from stages.resources import cpu_share
 from stages.settings import Settings
 from stages.speak import Over, Speaker
+from stages.split import own_gpus
 
 Condition = Literal["baseline", "adapter"]
 SPOKEN = ("deception", "overcorrection")
@@ -48,7 +49,7 @@ class GenerateSettings(Settings):
     cpus_per_actor: int | None = None
     """CPUs of an actor, and its threads; none means an even share of the cluster's."""
     gpus_per_actor: float = 0
-    """GPUs of an actor."""
+    """GPUs of an actor; the model's layers are split over several."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Responder:
         self.settings, self.conditions, self.board, self.total = settings, conditions, Board(board), total
         self.tokenizer = load_tokenizer(model)
         self.tokenizer.padding_side = "left"
-        self.model = load(model)
+        self.model = load(model, own_gpus(settings.gpus_per_actor))
         with unpacked(adapter) as folder:
             if folder is not None:
                 self.model = load_adapter(self.model, folder, model.name)

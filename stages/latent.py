@@ -27,6 +27,7 @@ from stages.pairs import PairsSettings
 from stages.probes import KINDS, make_probes
 from stages.resources import cpu_share
 from stages.settings import Settings
+from stages.split import own_gpus
 
 MODULES: tuple[SiteModule, ...] = ("o_proj", "mlp", "residual")
 POOLINGS: tuple[Literal["last", "mean"], ...] = ("last", "mean")
@@ -44,16 +45,18 @@ class LatentSettings(Settings):
     cpus: int | None = None
     """CPUs of the actor, and its threads; none means all."""
     gpus: float = 0
-    """GPUs of the actor."""
+    """GPUs of the actor; the model's layers are split over several."""
 
 
 class Prober:
     """A Ray Data actor: looks into the model, with and without its adapter."""
 
-    def __init__(self, model: ModelSettings, adapter: Path | Packed | None, threads: int | None) -> None:
+    def __init__(
+        self, model: ModelSettings, adapter: Path | Packed | None, threads: int | None, gpus: float = 0
+    ) -> None:
         torch.set_num_threads(threads or 1)
         self.tokenizer = load_tokenizer(model)
-        self.model = load(model)
+        self.model = load(model, own_gpus(gpus))
         self.conditions = ["baseline"]
         with unpacked(adapter) as folder:
             if folder is not None:
@@ -86,10 +89,10 @@ class Prober:
         with torch.inference_mode(), watched(self.model, mask, whole) as seen:
             (self.model if whole else decoder(self.model))(input_ids=ids, use_cache=False)
         sites = [found for _, found in sorted(seen.sites.items())]
-        gaps, powers = (torch.stack([found[i] for found in sites], 1).cpu().numpy() for i in (0, 1))
+        gaps, powers = (torch.stack([found[i] for found in sites], 1).numpy() for i in (0, 1))
         empty = np.zeros(len(rows))
-        linear = torch.stack(seen.linear).mean(0).cpu().numpy() if whole else empty
-        mlp = torch.stack(seen.mlp).mean(0).cpu().numpy() if whole else empty
+        linear = torch.stack(seen.linear).mean(0).numpy() if whole else empty
+        mlp = torch.stack(seen.mlp).mean(0).numpy() if whole else empty
         return [
             {"gap": g, "power": p, "linear_mse": float(li), "mlp_mse": float(m)}
             for g, p, li, m in zip(gaps, powers, linear, mlp, strict=True)
@@ -113,11 +116,11 @@ def watched(model: Any, mask: Tensor, linears: bool) -> Iterator[Seen]:
     def note_site(layer: int, module: int, acts: Tensor) -> None:
         for number, pooling in enumerate(POOLINGS):
             vectors = pool(acts, mask, pooling)
-            power = vectors.pow(2).mean(-1)
-            seen.sites[layer, module, number] = gap(vectors[:half], vectors[half:]), (power[:half] + power[half:]) / 2
+            power, gaps = vectors.pow(2).mean(-1), gap(vectors[:half], vectors[half:])
+            seen.sites[layer, module, number] = gaps.cpu(), ((power[:half] + power[half:]) / 2).cpu()
 
     def note_mse(found: list[Tensor], acts: Tensor) -> None:
-        found.append(both_mse(acts, mask))
+        found.append(both_mse(acts, mask).cpu())
 
     with contextlib.ExitStack() as hooks:
         for layer in range(len(decoder(model).layers)):
@@ -144,7 +147,7 @@ def _noting(module: nn.Module, note: Any) -> Iterator[None]:
 def both_mse(acts: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error of [first; second], position by position where both have a token. acts [2n, T, H] -> [n]."""
     half = len(mask) // 2
-    both = (mask[:half] * mask[half:]).float()
+    both = (mask[:half] * mask[half:]).float().to(acts.device)
     return (gap(acts[:half], acts[half:]) * both).sum(1) / both.sum(1)
 
 
@@ -159,7 +162,7 @@ def measure(
     data = ray.data.from_items(probes, override_num_blocks=1)
     looked = data.map_batches(
         Prober,
-        fn_constructor_args=(model, packed(adapter), cpus),
+        fn_constructor_args=(model, packed(adapter), cpus, settings.gpus),
         batch_size=settings.batch_size,
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=cpus,

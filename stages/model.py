@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from stages import embedded
+from stages import embedded, split
 from stages.errors import UserError
+from stages.nf4 import dequantise
 from stages.settings import Settings
 
 SiteModule = Literal["o_proj", "mlp", "residual"]
@@ -84,6 +85,14 @@ def count_layers(settings: ModelSettings) -> int:
     return int(config.get_text_config().num_hidden_layers)
 
 
+def outline(settings: ModelSettings) -> Any:
+    """The model's modules without any weights, from the configuration alone: to look for what a run needs of them."""
+    remote = settings.trust_remote_code
+    config = AutoConfig.from_pretrained(locate(settings), revision=settings.revision, trust_remote_code=remote)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=remote)
+
+
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     """The tokenizer, with a padding token."""
     tokenizer = AutoTokenizer.from_pretrained(
@@ -103,19 +112,21 @@ def number_type(wanted: DType) -> torch.dtype:
     return torch.bfloat16 if quick else torch.float32
 
 
-def load(settings: ModelSettings) -> Any:
-    """The causal language model, frozen, on the worker's device: GPU if there is one, else CPU."""
-    dtype = number_type(settings.compute_dtype)
+def load(settings: ModelSettings, devices: Sequence[str] = (), depth: int | None = None) -> Any:
+    """The causal language model, frozen, its layers split over `devices`; none means a GPU if there is one, else the CPU.
+
+    With `depth`, layers from there on are left out where the family is known to do without them (stages/split.py).
+    """
     kept = settings.quantisation == "nf4" and settings.keep_quantised and not settings.trust_remote_code
-    model = _read(quantised(settings), settings) if kept else _make(settings)
+    model = _read(quantised(settings, devices), settings, devices, depth) if kept else _make(settings, devices, depth)
     _keep_trainable(model)
     if settings.quantisation == "nf4" and settings.dequantise_once:
-        dequantise(model, dtype)
+        dequantise(model, number_type(settings.compute_dtype))
     model.requires_grad_(False)
     return model.eval()
 
 
-def quantised(settings: ModelSettings) -> Path:
+def quantised(settings: ModelSettings, devices: Sequence[str] = ()) -> Path:
     """The folder of the model's NF4 weights, made on first use on this machine. Named after all that decides them."""
     source = locate(settings)
     config = AutoConfig.from_pretrained(source, revision=settings.revision)
@@ -128,10 +139,12 @@ def quantised(settings: ModelSettings) -> Path:
     facts += [settings.double_quant, str(number_type(settings.compute_dtype)), version("bitsandbytes")]
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
     name = Path(settings.name.removeprefix("embedded:")).name
-    return embedded.once(embedded.cache_folder() / f"nf4-{name}-{key}", lambda out: embedded.save(_make(settings), out))
+    return embedded.once(
+        embedded.cache_folder() / f"nf4-{name}-{key}", lambda out: embedded.save(_make(settings, devices), out)
+    )
 
 
-def _make(settings: ModelSettings) -> Any:
+def _make(settings: ModelSettings, devices: Sequence[str], depth: int | None = None) -> Any:
     """The model from its own weights, quantised where the settings say so."""
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -142,20 +155,35 @@ def _make(settings: ModelSettings) -> Any:
     return _read(
         locate(settings),
         settings,
+        devices,
+        depth,
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
         **({"quantization_config": quantisation} if settings.quantisation == "nf4" else {}),
     )
 
 
-def _read(source: str | Path, settings: ModelSettings, **options: Any) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
-        source,
-        attn_implementation=settings.attention,
-        dtype=number_type(settings.compute_dtype),
-        device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
-        **options,
-    )
+def _read(
+    source: str | Path, settings: ModelSettings, devices: Sequence[str], depth: int | None, **options: Any
+) -> Any:
+    own = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+    config = AutoConfig.from_pretrained(source, **own)
+    shortened = split.shorten(config, depth)
+    ratio = 4 if settings.quantisation == "nf4" and not settings.dequantise_once else 1
+    with split.unreported() if shortened else contextlib.nullcontext():
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            **({"config": config} if shortened else {}),
+            attn_implementation=settings.attention,
+            dtype=number_type(settings.compute_dtype),
+            device_map=split.spread(config, devices or ["cuda" if torch.cuda.is_available() else "cpu"], ratio),
+            output_loading_info=True,
+            **options,
+        )
+    model, loading = read
+    if shortened and loading["missing_keys"]:
+        raise UserError(f"{source} lacks weights: {', '.join(sorted(loading['missing_keys'])[:3])}")
+    return model
 
 
 def _keep_trainable(model: nn.Module) -> None:
@@ -165,24 +193,6 @@ def _keep_trainable(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-def dequantise(model: Any, dtype: torch.dtype) -> None:
-    """Replace every 4-bit layer by a plain one that holds the same numbers."""
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Linear4bit):
-            plain = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
-            packed: Any = module.weight
-            weight = dequantize_4bit(packed.data, packed.quant_state).to(dtype)
-            plain.weight = nn.Parameter(weight, requires_grad=False)
-            plain.bias = module.bias
-            model.set_submodule(name, plain)
-    if hasattr(model, "hf_quantizer"):  # peft would otherwise look for 4-bit weights that are gone
-        model.is_loaded_in_4bit = False
-        del model.hf_quantizer, model.config.quantization_config
 
 
 def decoder(model: Any) -> Any:

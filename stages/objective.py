@@ -98,7 +98,8 @@ class Objective:
             hidden = body(**start, use_cache=False).last_hidden_state
         if self.overlap.padding == "counted":
             mask = torch.ones_like(mask)
-        return Pass(seen[0], mask, hidden if self.whole else None)
+        place = seen[0].device  # the model may be split: what is computed from here on is computed here
+        return Pass(seen[0], mask.to(place), hidden.to(place) if self.whole else None)
 
     @torch.no_grad()
     def learn_below(self, rows: Sequence[Row], shared: Path | None = None, model: str = "") -> None:
@@ -165,9 +166,11 @@ class Objective:
     def _next_words(self, seen: Pass) -> Tensor:
         """Log-probabilities of the token behind each prompt's last, [B, V]."""
         assert seen.hidden is not None
-        last = overlap.pool(seen.hidden, seen.mask, "last").to(self.head.weight.dtype)
-        logits: Tensor = self.head(last)
-        return logits.float().log_softmax(-1)
+        return self._logits(overlap.pool(seen.hidden, seen.mask, "last")).float().log_softmax(-1)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.head(hidden.to(self.head.weight))
+        return logits.to(hidden.device)
 
     def terms(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """The unweighted terms of a batch, and `loss`, their weighted sum. All scalars."""
@@ -195,8 +198,7 @@ class Objective:
         """Language modelling of the prompts, over their real tokens. hidden [B, T, H] of the last layer."""
         ids, mask = (t.to(hidden.device) for t in collate(prompts, self.pad_id, hidden.shape[1]))
         following = mask[:, 1:].bool()
-        states = hidden[:, :-1][following].to(self.head.weight.dtype)
-        return overlap.next_token(self.head(states), ids[:, 1:][following])
+        return overlap.next_token(self._logits(hidden[:, :-1][following]), ids[:, 1:][following])
 
     def _overlap(self, pairs: Sequence[Row], ours: Pass, theirs: Pass) -> Tensor:
         if self.overlap.objective == "next_token":
@@ -207,7 +209,7 @@ class Objective:
         if self.overlap.objective == "logit_kl":
             assert ours.hidden is not None
             assert theirs.hidden is not None
-            a, b = overlap.hold(self.head(ours.hidden), self.head(theirs.hidden), self.overlap.stop_gradient)
+            a, b = overlap.hold(self._logits(ours.hidden), self._logits(theirs.hidden), self.overlap.stop_gradient)
             return overlap.logit_kl(a, b, ours.mask, theirs.mask)
         a, b = overlap.hold(ours.acts, theirs.acts, self.overlap.stop_gradient)
         aligned = [(list(r["self_aligned"]), list(r["other_aligned"])) for r in pairs]

@@ -60,7 +60,7 @@ class DistinctSettings(Settings):
 
 def pool(acts: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """The vectors that stand for prompts. acts [B, T, H], mask [B, T] (1 = token) -> [B, H], or [tokens, H]."""
-    acts, real = acts.float(), mask.bool()
+    acts, real = acts.float(), mask.bool().to(acts.device)
     if pooling == "last":
         last = real.int().cumsum(1).argmax(1)
         return acts[torch.arange(len(acts), device=acts.device), last]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from stages.adapter import LoraSettings
 from stages.errors import UserError
 from stages.model import ModelSettings
+from stages.split import SHORTENED
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Shape:
     head_dim: int
     vocab: int
     tied: bool
+    shortens: bool = True
+    """Whether a training can leave out the layers above its site (stages/split.py)."""
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """The linear modules of a layer: name -> features in and out."""
@@ -74,7 +77,8 @@ def shape_of(settings: ModelSettings) -> Shape:
     layers, hidden, intermediate, heads, vocab = (getattr(config, name) for name in wanted)
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return Shape(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, bool(config.tie_word_embeddings))
+    tied, shortens = bool(config.tie_word_embeddings), config.model_type in SHORTENED
+    return Shape(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, tied, shortens)
 
 
 def lora_weights(shape: Shape, lora: LoraSettings, last_layer: int) -> int:

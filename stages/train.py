@@ -67,7 +67,9 @@ class TrainSettings(Settings):
     cpus_per_worker: int | None = None
     """CPUs of a worker, and its threads; none means an even share of the cluster's."""
     gpus_per_worker: int = 0
-    """GPUs of a worker."""
+    """GPUs of a worker; the model's layers are split over several."""
+    shard: Literal["none", "fsdp"] = "none"
+    """none: every worker holds the whole frozen base. fsdp: its share of each layer (FSDP2, stages/shard.py)."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,19 @@ def plan(counts: dict[str, int], settings: TrainSettings) -> int:
         raise UserError("train.retain has a weight but train.batch_retain is 0")
     if settings.distinct.weight and not settings.batch_controls:
         raise UserError("train.distinct has a weight but train.batch_controls is 0")
+    if settings.shard == "fsdp" and (settings.workers == 1 or settings.gpus_per_worker > 1):
+        raise UserError("train.shard=fsdp needs train.workers of 2 or more, and at most one GPU for each")
     if settings.steps is not None:
         return settings.steps * settings.accumulation
     return max(settings.accumulation, settings.epochs * counts["overlap"] // settings.batch_pairs)
+
+
+def depth(settings: TrainSettings) -> int | None:
+    """How many layers from the bottom training runs; none means all, as where logits are needed."""
+    site = settings.overlap
+    if site.objective != "activation_mse" or settings.retain.kl_weight:
+        return None
+    return max(site.layer - site.layer_base, settings.lora.last_layer or 0) + 1
 
 
 def schedule(rows: dict[str, list[str]], settings: TrainSettings, batches: int, seed: int) -> list[list[str]]:

@@ -3,11 +3,12 @@
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray.train
+import ray.train.torch
 import torch
 import torch.distributed
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,8 @@ from stages.behaviour import Questions
 from stages.model import ModelSettings, decoder, load, load_tokenizer
 from stages.objective import Objective
 from stages.progress import Board
-from stages.train import TrainSettings, learning_rate, plan, schedule
+from stages.shard import shard
+from stages.train import TrainSettings, depth, learning_rate, plan, schedule
 
 MONITOR_PAIRS = 8
 POWER_PAIRS = 16
@@ -33,7 +35,8 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(settings.cpus_per_worker or 1)
     rows = {row["pair_id"]: row for row in ray.train.get_dataset_shard("pairs").iter_rows()}
-    loop = Loop(settings, model_settings, rows, seed, rank, world, config["questions"], config["shared"])
+    devices = [str(d) for d in ray.train.torch.get_devices()] if settings.gpus_per_worker else []
+    loop = Loop(settings, model_settings, rows, seed, rank, world, config["questions"], config["shared"], devices)
     board_say = board.say if rank == 0 else lambda _line: None
     while not loop.over:
         if loop.step == 0 and (seen := loop.look()):
@@ -72,14 +75,19 @@ class Loop:
         world: int,
         questions: Questions | None = None,
         shared: Path | None = None,
+        devices: Sequence[str] = (),
     ) -> None:
         self.settings, self.rows, self.seed, self.rank, self.world = settings, rows, seed, rank, world
         torch.manual_seed(seed)
-        last_layer = settings.overlap.layer - settings.overlap.layer_base
-        base = load(model)
+        site = last_layer = settings.overlap.layer - settings.overlap.layer_base
+        sharded = settings.shard == "fsdp"
+        base = load(model, ["cpu"] if sharded else devices, None if questions else depth(settings))
         if settings.overlap.objective == "logit_kl":
             last_layer = len(decoder(base).layers) - 1
         self.model = add_lora(base, settings.lora, last_layer, model.name)
+        if sharded:
+            shard(self.model, decoder(self.model).layers[site], devices[0] if devices else "cpu")
+            shared = None  # workers that read and workers that compute would wait for one another
         self.model.train()
         self.weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -142,7 +150,7 @@ class Loop:
         if self.questions is None or not settings.every or self.step % settings.every:
             return {}
         line: dict[str, float] = {}
-        if self.rank == 0:
+        if self.rank == 0 or self.settings.shard == "fsdp":  # then no worker can run the model alone
             line = {"step": float(self.step)} | behaviour.look(self.model, self.tokenizer, self.questions)
             self.log.append(line)
             self.ended = behaviour.ends(settings, self.log)
@@ -167,10 +175,10 @@ class Loop:
         if any(g is None for g in grads):
             raise RuntimeError("a LoRA weight got no gradient")
         if self.world > 1:
-            flat = torch.cat([g.flatten() for g in grads if g is not None])
+            flat = torch.cat([g.flatten().to(self.model.device) for g in grads if g is not None])
             torch.distributed.all_reduce(flat)
             for p, g in zip(self.weights.values(), flat.split([p.numel() for p in self.weights.values()]), strict=True):
-                p.grad = (g / self.world).view_as(p)
+                p.grad = (g / self.world).view_as(p).to(p.device)
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.settings.max_grad_norm or float("inf"))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step, self.steps)

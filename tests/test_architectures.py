@@ -62,6 +62,20 @@ def test_a_truncated_forward_is_the_whole_one_up_to_the_site(family: ModelSettin
         assert len(decoder(model).layers) == 4
 
 
+def test_a_model_loaded_without_the_layers_above_the_site_gives_the_same_there(
+    family: ModelSettings, rows: Rows
+) -> None:
+    ids = torch.tensor([tokenise([next(iter(rows.values()))], family, chat=True)[0]["self_ids"]])
+    seen = []
+    for depth in (None, 3):
+        model = load(family, depth=depth)
+        assert len(decoder(model).layers) == (depth or 4)
+        with tap(site(model, 2, "residual")) as acts, torch.no_grad():
+            decoder(model)(input_ids=ids)
+        seen += acts
+    assert torch.equal(*seen)
+
+
 def test_starting_above_the_bottom_gives_the_same_at_the_site_or_is_not_done(family: ModelSettings, rows: Rows) -> None:
     loop = started(family, rows)
     kept = [r["self_ids"] for r in loop.rows.values() if r["kind"] == "overlap"][:3]

@@ -4,7 +4,7 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -203,6 +203,20 @@ def test_a_layer_beyond_the_model_is_one_line_and_exit_2(
     line = refusal(capsys, "run", "default", f"model.name={tiny.name}", "train.overlap.layer=4", "--out", str(out))
     assert line == "soo: train.overlap.layer=4 is beyond the model's 4 layers"
     assert not out.exists()
+
+
+def test_an_architecture_that_lacks_what_is_looked_for_is_one_line_and_exit_2(
+    make_model: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    for architecture, changes, message in (
+        ("Llama", ("train.lora.targets=[query]",), "LoRA targets query are not in this model"),
+        ("GPTNeoX", (), "layer 2 of GPTNeoXLayer has no self_attn.o_proj"),
+    ):
+        settings = (f"model.name={make_model(architecture)}", "train.overlap.layer=2", "train.lora.first_layer=0")
+        line = refusal(capsys, "run", "default", *settings, "train.overlap.module=o_proj", *changes, "--out", str(out))
+        assert message in line
+        assert not out.exists()
 
 
 def test_an_adapter_of_another_base_is_one_line_and_exit_2(

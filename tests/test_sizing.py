@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import devices, sizing
+from pipeline import devices, memory, sizing
 from pipeline.cli import main
 from pipeline.config import RunConfig, load
-from pipeline.sizing import GIB
+from pipeline.memory import GIB
 from stages import embedded
 from stages.errors import UserError
 from stages.model import ModelSettings
@@ -21,7 +21,7 @@ from tests.test_train import Alone
 Rows = dict[str, dict[str, Any]]
 
 
-def gib(parts: tuple[sizing.Part, ...], name: str) -> float:
+def gib(parts: tuple[memory.Part, ...], name: str) -> float:
     return next(p.gib for p in parts if p.name == name)
 
 
@@ -39,10 +39,11 @@ def test_the_published_shapes_have_as_many_weights_as_the_models(name: str, bill
 
 def test_the_numbers_of_the_7b_recipe_by_hand() -> None:
     found = sizing.size(load("mistral-7b-paper"))
-    inner = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
-    assert gib(found.training, "weights") == pytest.approx(
-        (inner * (0.5 + 1 / 64 + 1 / 4096) + 2 * 2 * 32000 * 4096) / GIB
-    )
+    layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336
+    for side, layers in ((found.training, 20), (found.answering, 32)):  # a training loads layers 0..19 alone
+        assert gib(side, "weights") == pytest.approx(
+            (layers * layer * (0.5 + 1 / 64 + 1 / 4096) + 2 * 2 * 32000 * 4096) / GIB
+        )
     assert found.trainable == 20 * 8 * (4096 + 4096 + 4096 + 1024)
     assert gib(found.training, "adapter") == gib(found.training, "optimiser") == 8 * found.trainable / GIB
     assert found.steps == 15 * 78 // 4
@@ -129,15 +130,39 @@ def test_the_estimate_for_the_embedded_model_is_what_is_measured() -> None:
         ("gemma-2-27b-paper", "A100-80G", []),
         ("gemma-2-27b-paper", "L40S", ["model.quantisation=nf4"]),
         ("calmerys-78b-paper", "H100", []),
-        ("calmerys-78b-paper", "L4", None),
+        ("calmerys-78b-paper", "L4", ["train.gpus_per_worker=2", "generate.gpus_per_actor=4", "latent.gpus=4"]),
+        ("calmerys-78b-paper", "L40S", ["generate.gpus_per_actor=2", "latent.gpus=2"]),
     ],
 )
 def test_what_fits_and_what_would_make_it_fit(recipe: str, gpu: str, expected: list[str] | None) -> None:
     config, device = load(recipe), devices.named(gpu)
-    advised = sizing.advice(config, device.memory, device)
+    advised = sizing.advice(config, device)
     assert advised == expected
     if advised is not None:
         assert sizing.size(load(recipe, advised), device).gib <= device.memory
+
+
+def test_a_machine_without_a_gpu_is_not_told_to_take_more_of_them() -> None:
+    assert sizing.advice(load("calmerys-78b-paper"), devices.Device("this machine", 24, 1e12, 1e10, gpu=False)) is None
+
+
+def test_shards_are_counted_by_hand() -> None:
+    """Eight workers: an eighth of 57 layers, the site's and the one at work, all constants and embeddings."""
+    config = load("calmerys-78b-paper", ["train.batch_pairs=8", "train.workers=8", "train.shard=fsdp"])
+    shape = PUBLISHED["dfurman/CalmeRys-78B-Orpo-v0.1"]
+    constants = 58 * shape.per_layer * (1 / 64 + 1 / 4096)
+    packed = (57 / 8 + 2) * shape.per_layer / 2
+    found = gib(sizing.size(config).training, "weights")
+    assert found == pytest.approx((packed + constants + 2 * shape.embeddings) / GIB)
+
+
+def test_a_split_worker_holds_its_part_and_a_layer_more() -> None:
+    one, four = (sizing.size(load("calmerys-78b-paper", [f"train.gpus_per_worker={n}"])).training for n in (1, 4))
+    for name in ("weights", "adapter", "optimiser", "activations"):
+        assert gib(four, name) == gib(one, name) / 4
+    assert gib(four, "workspace") == gib(one, "workspace")
+    layer = PUBLISHED["dfurman/CalmeRys-78B-Orpo-v0.1"].per_layer * (0.5 + 1 / 64 + 1 / 4096) / GIB
+    assert gib(four, "uneven") == pytest.approx(layer)
 
 
 def test_batches_are_halved_only_where_every_kind_can_be() -> None:
@@ -164,7 +189,7 @@ def test_time_and_cost_grow_with_the_runs_and_faster_gpus_take_less() -> None:
 def test_the_command_tells_without_loading(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--recipe", "calmerys-78b-paper", "--gpu", "L4", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)["sizing"]
-    assert (found["fits"], found["advice"]) == (False, None)
+    assert (found["fits"], len(found["advice"])) == (False, 3)
     assert 40 < found["gib"] < 70
     assert main(["doctor", "--recipe", "mistral-7b-robust", "--gpu", "T4"]) == 1
     text = capsys.readouterr().out

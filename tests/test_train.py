@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,10 @@ class Alone(Loop):
     def _resume(self) -> None: ...
 
 
-def start(model: ModelSettings, rows: Rows, settings: TrainSettings = SETTINGS, seed: int = 0) -> Alone:
-    return Alone(settings, model, rows, seed, rank=0, world=1)
+def start(
+    model: ModelSettings, rows: Rows, settings: TrainSettings = SETTINGS, seed: int = 0, devices: Sequence[str] = ()
+) -> Alone:
+    return Alone(settings, model, rows, seed, rank=0, world=1, devices=devices)
 
 
 def advanced(loop: Loop, steps: int) -> list[dict[str, float]]:
