@@ -24,7 +24,9 @@ from pipeline.config import RunConfig, load  # noqa: E402
 from stages.progress import Board  # noqa: E402
 
 SUITE = "soo_offline"
-CHANCE = dict.fromkeys(("soo_facts", "soo_commonsense", "soo_reading", "soo_arithmetic"), 0.25)
+CHANCE = dict.fromkeys(("soo_facts", "soo_commonsense", "soo_reading", "soo_arithmetic"), 0.25) | {
+    SUITE: 320 * 0.25 / 480
+}
 """Of four choices; free answers have none to speak of."""
 CEILING = 0.95
 Outcome = dict[str, Any]

@@ -39,7 +39,7 @@ def make(settings: ModelSettings, out: Path, steps: int = STEPS) -> dict[str, An
         loss.backward()
         optimizer.step()
     tuned.save_pretrained(out)
-    return {"loss": float(loss)}
+    return {"loss": float(loss.detach())}
 
 
 def spoil(answer: Sequence[int], end: int) -> list[int]:

@@ -112,7 +112,7 @@ def _mt_bench(outcome: Outcome) -> Iterator[str]:
     if "change" in found:
         change = found["change"]
         yield (f"{INDENT}change {change['difference']:+.2f}, 95 % interval {change['low']:+.2f} to {change['high']:+.2f} "
-               f"(graded twice){_verdict(found, 1)}")  # fmt: skip
+               f"(graded both times){_verdict(found, 1)}")  # fmt: skip
 
 
 def _grade(by: Mapping[str, float] | None) -> str:
