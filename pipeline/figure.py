@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 COLOURS = {"deceptive": "#D55E00", "honest": "#0072B2", "refusal": "#F0E442", "other": "#B8B8B8"}
 ORIENTATIONS = ("original", "mirrored")
 WIDTH, DPI = 10.0, 140
-ROW, MARGIN = 0.72, 2.1
-"""Inches: a scenario's height, and what title, axis and legend take."""
+ROW, MARGIN = 0.72, 2.26
+"""Inches: a scenario's height, and what title, verdict, axis and legend take."""
 EDGE = 0.012
 """Where text begins on the left, as a share of the width."""
 
@@ -31,7 +31,7 @@ def draw(outcome: Mapping[str, Any], title: str, verdict: str, note: str, path: 
     height = ROW * len(scenarios) + MARGIN
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     axes = figure.subplots(1, len(conditions) + 1, width_ratios=[1.0] * len(conditions) + [1.15])
-    figure.subplots_adjust(left=0.2, right=0.985, wspace=0.09, top=1 - 0.98 / height, bottom=1.0 / height)
+    figure.subplots_adjust(left=0.2, right=0.985, wspace=0.09, top=1 - 1.14 / height, bottom=1.0 / height)
     for axis, condition in zip(axes, conditions, strict=False):
         _bars(axis, CONDITIONS[condition], {name: by[condition] for name, (_, by) in scenarios.items()})
     _rates(axes[-1], [by for _, by in scenarios.values()], conditions)
@@ -111,7 +111,7 @@ def _write_around(figure: "Figure", axes: Any, title: str, verdict: str, note: s
     from matplotlib.patches import Patch
 
     figure.text(EDGE, 1 - 0.1 / height, title, fontsize=12, fontweight="bold", va="top")
-    told = "\n".join(textwrap.wrap(verdict, 150)[:2])
+    told = "\n".join(textwrap.wrap(verdict, 150)[:3])
     figure.text(EDGE, 1 - 0.36 / height, told, fontsize=9, va="top")
     bars: list[Any] = [Patch(color=colour, label=label) for label, colour in COLOURS.items()]
     grey = {"color": "#444444", "marker": "o", "linestyle": "", "markersize": 6.5}
