@@ -207,4 +207,4 @@ def test_figure_is_a_png_1400_pixels_wide_and_nothing_else_is_left(
     report.figure(compose(plan), out / "deception.png")
     assert [path.name for path in out.iterdir()] == ["deception.png"]
     height, width, _ = matplotlib.image.imread(out / "deception.png").shape
-    assert (width, height) == (1400, 394)
+    assert (width, height) == (1400, 417)
