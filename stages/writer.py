@@ -173,7 +173,9 @@ def ask(settings: WriterSettings, seed: int, path: Path, board: Any = None) -> i
     if not len(todo):
         return 0
     cpus = 0 if settings.endpoint else cpu_share(settings.actors, settings.cpus_per_actor, settings.gpus_per_actor)
-    data = ray.data.range(len(todo), override_num_blocks=len(todo)).map_batches(
+    # Not range(): its reading would wait without end for a CPU, where the actors have all of them.
+    numbers = ray.data.from_items([{"id": number} for number in range(len(todo))], override_num_blocks=len(todo))
+    data = numbers.map_batches(
         Writer,
         fn_constructor_args=(settings, todo, done, seed, cpus, board),
         batch_size=1,

@@ -125,8 +125,10 @@ def test_interrupted_by_an_endpoint_that_fails_it_goes_on_and_asks_nothing_twice
 
 
 @pytest.mark.slow
-def test_a_tiny_model_is_asked_through_ray(cluster: None, tiny: ModelSettings, tmp_path: Path) -> None:
-    settings = WriterSettings(model=tiny, asks=FEW, batch_size=2, max_new_tokens=4, cpus_per_actor=1)
+def test_a_tiny_model_that_takes_every_cpu_is_asked_through_ray(
+    cluster: None, tiny: ModelSettings, tmp_path: Path
+) -> None:
+    settings = WriterSettings(model=tiny, asks=FEW, batch_size=2, max_new_tokens=4, cpus_per_actor=2)
     assert writer.ask(settings, 0, tmp_path / "answers.jsonl") == 6
     assert Counter(a.kind for a in writer.answers(tmp_path / "answers.jsonl")) == {
         "rooms": 3,
