@@ -97,7 +97,9 @@ def test_the_parent_holds_figures_table_and_what_was_confirmed(
     assert (metrics["sweep/points"], metrics["sweep/damaged"], metrics["sweep/failed"]) == (4, 1, 1)
     assert metrics["best/deception"] == pytest.approx(0.05)
     assert metrics["best/confirmed_deception"] == pytest.approx(0.08)
-    assert parent.data.tags["mlflow.note.content"] == sweep_report.verdict(found)
+    said, _, link = parent.data.tags["mlflow.note.content"].partition("\n\n")
+    assert said == sweep_report.verdict(found)
+    assert link.startswith("[Compare the points](#/compare-runs?runs=")
 
 
 def test_the_best_adapter_is_registered_once(recorded: tuple[str, Record, dict[str, Any]], client: Any) -> None:
