@@ -151,6 +151,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def seeded() -> None:
+    """Torch's random numbers from their beginning, on one thread."""
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def serve() -> Iterator[Callable[..., Endpoint]]:
     made: list[Endpoint] = []
 

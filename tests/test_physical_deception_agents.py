@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from stages.physical_deception import agents as agents_
 from stages.physical_deception import evaluate, maddpg, scripted, train
@@ -14,22 +13,9 @@ from stages.physical_deception.agents import SIZES, Agents, Network, NetworkSett
 from stages.physical_deception.environment import EnvironmentSettings
 from stages.physical_deception.maddpg import Learner, MaddpgSettings
 from stages.physical_deception.replay import Batch, Replay
+from tests.agents import PLAIN, WORLD, some_batch
 
-PLAIN = NetworkSettings(normalise=False, hidden=8)
-WORLD = EnvironmentSettings()
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-
-
-def some_batch(n: int = 64) -> Batch:
-    def seen() -> list[Tensor]:
-        return [torch.randn(n, size) for size in SIZES]
-
-    return Batch(seen(), [torch.rand(n, 2) for _ in SIZES], [torch.randn(n) for _ in SIZES], seen())
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def constant(network: Network, value: float) -> None:

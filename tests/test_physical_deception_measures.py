@@ -11,17 +11,11 @@ from torch import Tensor
 
 from stages.physical_deception import detect, evaluate, evaluation
 from stages.physical_deception.agents import Agents, Network, NetworkSettings
-from stages.physical_deception.environment import OTHER, EnvironmentSettings
+from stages.physical_deception.environment import OTHER
 from stages.physical_deception.evaluate import Trace
+from tests.agents import PLAIN, WORLD
 
-PLAIN = NetworkSettings(normalise=False, hidden=8)
-WORLD = EnvironmentSettings()
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def line(*places: tuple[float, float]) -> Tensor:

@@ -4,30 +4,15 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
 
 from stages.physical_deception import overlap
-from stages.physical_deception.agents import SIZES, Agents, Network, NetworkSettings
-from stages.physical_deception.environment import OTHER, EnvironmentSettings
+from stages.physical_deception.agents import Agents, Network, NetworkSettings
+from stages.physical_deception.environment import OTHER
 from stages.physical_deception.maddpg import Learner, MaddpgSettings
 from stages.physical_deception.overlap import OverlapSettings
-from stages.physical_deception.replay import Batch
+from tests.agents import PLAIN, WORLD, some_batch
 
-PLAIN = NetworkSettings(normalise=False, hidden=8)
-WORLD = EnvironmentSettings()
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-
-
-def some_batch(n: int = 64) -> Batch:
-    def seen() -> list[Tensor]:
-        return [torch.randn(n, size) for size in SIZES]
-
-    return Batch(seen(), [torch.rand(n, 2) for _ in SIZES], [torch.randn(n) for _ in SIZES], seen())
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def test_self_and_other_differ_in_red_alone() -> None:
