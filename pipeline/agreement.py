@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from stages.statistics import wilson
+from stages.statistics import newcombe_unpaired, wilson
 
 Agreement = Literal["agree", "differ", "undecided"]
 Interval = tuple[float, float]
@@ -43,11 +43,9 @@ def of_means(mean: float, sd: float, seeds: int, ours: Sequence[float], margin: 
 
 
 def newcombe(theirs: tuple[int, int], ours: tuple[int, int]) -> Interval:
-    """95 % interval of our share minus theirs, in points of % (Newcombe, Statistics in Medicine 1998, method 10)."""
-    a, b = wilson(*ours), wilson(*theirs)
-    below = math.hypot(a.rate - a.low, b.high - b.rate)
-    above = math.hypot(a.high - a.rate, b.rate - b.low)
-    return 100 * (a.rate - b.rate - below), 100 * (a.rate - b.rate + above)
+    """95 % interval of our share minus theirs, in points of % (stages/statistics.py)."""
+    low, high = newcombe_unpaired(wilson(*theirs), wilson(*ours))
+    return 100 * low, 100 * high
 
 
 def welch(mean: float, sd: float, seeds: int, ours: Sequence[float]) -> Interval:

@@ -156,6 +156,5 @@ def _alone(config: RunConfig, conditions: Sequence[str], cost: Mapping[str, Any]
     return {
         "name": config.name, "model": config.model.name, "seed": config.seed, "conditions": list(conditions), **cost,
         "damage": {"damaged": bool(reasons), "reasons": reasons},
-        "collapse": {"collapsed": False, "variation": None, "control_gap": None, "unspecific": False},
         "training": {}, "config": config.model_dump(mode="json"),
     }  # fmt: skip

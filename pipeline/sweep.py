@@ -81,11 +81,15 @@ def check(config: RunConfig, settings: SweepSettings, folder: Path) -> Space:
             ) from error
     space = spaces.load(settings.space, config, count_layers(config.model))
     trial_config = choosing(config, settings)
-    spaces.each(space, lambda point: runs.check(spaces.with_point(trial_config, point, seed=settings.seeds[0]), folder))
-    # Values that fit alone may not fit together.
+
+    def fits(point: spaces.Point) -> None:
+        runs.check(spaces.with_point(trial_config, point, seed=settings.seeds[0]), folder)
+
+    if settings.search != "grid":  # which tries every value anyway
+        spaces.each(space, fits)
     tried = search.points(space, settings.search, settings.points, settings.search_seed)
     for point in tried or spaces.draw(space, 3, settings.search_seed):
-        runs.check(spaces.with_point(trial_config, point, seed=settings.seeds[0]), folder)
+        fits(point)
     return space
 
 

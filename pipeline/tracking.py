@@ -186,8 +186,7 @@ def _find_or_create(client: "MlflowClient", experiment: str, key: str, outcome: 
         "name": outcome["name"],
         "source": outcome["config"]["source"],
         "damaged": str(outcome["damage"]["damaged"]).lower(),
-        "collapsed": str(outcome["collapse"]["collapsed"]).lower(),
-        "unspecific": str(outcome["collapse"]["unspecific"]).lower(),
+        **{key: str(outcome["collapse"][key]).lower() for key in ("collapsed", "unspecific") if "collapse" in outcome},
         "mlflow.note.content": _said(outcome)[1][:5000],
     }
     return str(client.create_run(experiment, tags=tags, run_name=outcome["name"]).info.run_id), False

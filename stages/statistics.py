@@ -69,11 +69,20 @@ def newcombe(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]
     """
     first, second = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     n = first.shape[1]
-    (p, p_low, p_high), (q, q_low, q_high) = ((m, *_score(m, n)) for m in (first.mean(), second.mean()))
-    phi = _phi(first.ravel(), second.ravel())
+    ours, theirs = ((float(m), *_score(m, n)) for m in (first.mean(), second.mean()))
+    return _apart(ours, theirs, _phi(first.ravel(), second.ravel()))
+
+
+def newcombe_unpaired(first: Rate, second: Rate) -> tuple[float, float]:
+    """95 % score interval of second - first, rates of different items: the same without a correlation (ibid. 873)."""
+    return _apart((first.rate, first.low, first.high), (second.rate, second.low, second.high), 0.0)
+
+
+def _apart(first: tuple[float, float, float], second: tuple[float, float, float], phi: float) -> tuple[float, float]:
+    (p, p_low, p_high), (q, q_low, q_high) = first, second
     below, above = (q - q_low, p_high - p), (q_high - q, p - p_low)
     low, high = ((a * a - 2 * phi * a * b + b * b) ** 0.5 for a, b in (below, above))
-    return float(max(q - p - low, -1.0)), float(min(q - p + high, 1.0))
+    return max(q - p - low, -1.0), min(q - p + high, 1.0)
 
 
 def _score(share: float, n: int) -> tuple[float, float]:
