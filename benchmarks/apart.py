@@ -7,8 +7,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+Found = TypeVar("Found")
 MIB = 2**20
 Prepare = Callable[..., Callable[[], Any]]
 """Makes all that a task needs, and gives the task."""
@@ -25,8 +26,13 @@ class Cost:
 
 def apart(prepare: Prepare, *arguments: Any) -> Cost:
     """The cost of the task that `prepare` gives for these arguments, once, in a new process."""
+    return alone(_measure, prepare, arguments)
+
+
+def alone(task: Callable[..., Found], *arguments: Any) -> Found:
+    """What a task gives, done in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, prepare, arguments).result()
+        return pool.submit(task, *arguments).result()
 
 
 def _measure(prepare: Prepare, arguments: tuple[Any, ...]) -> Cost:

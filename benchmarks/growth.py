@@ -6,17 +6,15 @@ there are). Each point in a process of its own. Trials are in benchmarks/sweeps.
 exponents over the largest three sizes: 1 = in proportion, less = something fixed is spread over more.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.apart import Cost, Prepare, apart
-from benchmarks.timing import machine, told
+from benchmarks.timing import machine, options, told
 from pipeline import outcome
 from stages import outcomes
 from stages.adapter import LoraSettings, add_lora
@@ -125,11 +123,9 @@ def axis(name: str, model: ModelSettings, short: bool) -> dict[str, float]:
 
 def main(arguments: Sequence[str] = ()) -> dict[str, float]:
     """Measure, print, and keep what was measured where `--out` says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, "two small sizes an axis: that it runs, not how it grows")
     parser.add_argument("--model", default="embedded:organism", help="embedded:organism, a name or a directory")
     parser.add_argument("--only", default=",".join(AXES), help="axes, with commas between")
-    parser.add_argument("--short", action="store_true", help="two small sizes an axis: that it runs, not how it grows")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args(arguments)
     began = time.perf_counter()
     model = ModelSettings(name=given.model, dequantise_once=True)

@@ -5,7 +5,6 @@ own. Estimated by pipeline/sizing.py for the same and for mistral-7b-paper: weig
 workspace of one worker on a GPU, without a reserve.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 from benchmarks import direct
 from benchmarks.apart import Cost, apart
-from benchmarks.timing import machine, told
+from benchmarks.timing import machine, options, told
 from pipeline import config as configs
 from pipeline.config import RunConfig
 from pipeline.sizing import size
@@ -71,10 +70,8 @@ def measure(recipe: str, overrides: Sequence[str], short: bool) -> dict[str, flo
 
 def main(arguments: Sequence[str] = ()) -> dict[str, float]:
     """Measure, print, and keep what was measured where `--out` says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, "two steps: that it runs")
     parser.add_argument("--model", default="embedded:organism", help="embedded:organism, a name or a directory")
-    parser.add_argument("--short", action="store_true", help="two steps: that it runs")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
     given = parser.parse_args(arguments)
     began = time.perf_counter()

@@ -8,9 +8,6 @@ Each size is a process of its own, so that no size inherits the memory of anothe
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,12 +16,11 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.apart import MIB, alone
 from benchmarks.timing import machine, told
 from stages.model import ModelSettings
 from stages.pairs import PairsSettings, build
 from stages.templates import SCENES
-
-MIB = 2**20
 
 
 class Watch(threading.Thread):
@@ -78,13 +74,6 @@ def measure(pairs: int, model: str) -> dict[str, float]:
     return {"rows": sum(made.counts.values()), "seconds": seconds, "driver": watch.driver, "workers": watch.workers}
 
 
-def apart(pairs: int, model: str) -> dict[str, float]:
-    """The same in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.pairs_at_scale", "--one", str(pairs), "--model", model]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
 def compose(sizes: Sequence[dict[str, float]]) -> dict[str, float]:
     """The figures of each size, and of the largest in relation to the smallest."""
     found: dict[str, float] = {}
@@ -105,14 +94,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--pairs", default="1000,10000,100000,1000000", help="sizes, smallest first")
     parser.add_argument("--model", default="embedded:base", help="whose tokenizer is used")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.model)))
-        return {}
     began = time.perf_counter()
     print(machine())
-    found = compose([apart(int(n), arguments.model) for n in arguments.pairs.split(",")])
+    found = compose([alone(measure, int(n), arguments.model) for n in arguments.pairs.split(",")])
     told(found, began, arguments.out)
     return found
 

@@ -3,18 +3,16 @@
 Prints ratios, which carry over between machines; seconds do not. See docs/PERFORMANCE.md.
 """
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import floor, released
-from benchmarks.timing import machine, side_by_side, told
+from benchmarks.timing import machine, options, side_by_side, told
 from stages.adapter import LoraSettings, add_lora
 from stages.model import ModelSettings, decoder, encode, load, load_tokenizer, number_type
 from stages.objective import Objective
@@ -135,10 +133,8 @@ def measure(model: ModelSettings, short: bool) -> dict[str, float]:
 
 def main(arguments: Sequence[str] = ()) -> dict[str, float]:
     """Measure, print, and keep what was measured where `--out` says."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, "one round of a few prompts: that it runs, not how fast")
     parser.add_argument("--model", default="embedded:organism", help="embedded:organism, a name or a directory")
-    parser.add_argument("--short", action="store_true", help="one round of a few prompts: that it runs, not how fast")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args(arguments)
     began = time.perf_counter()
     model = ModelSettings(name=given.model, dequantise_once=True, attention="sdpa")

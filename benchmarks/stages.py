@@ -5,7 +5,6 @@ steps, answers, the look inside) and the rest; of the rest it names what process
 load the model, each measured alone. Prints seconds, shares, and how long after the command the first training step came.
 """
 
-import argparse
 import contextlib
 import os
 import subprocess
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import direct
-from benchmarks.timing import machine, told
+from benchmarks.timing import machine, options, told
 from pipeline import config as configs
 from pipeline.config import RunConfig
 from stages.latent import Prober
@@ -51,17 +50,11 @@ def at(said: Sequence[Line], begin: str) -> float:
     return next(seconds for seconds, line in said if line.startswith(begin))
 
 
-def answers_work(said: Sequence[Line]) -> float:
-    """Seconds of answering: by the pace between the first batch and the last, for what came before as well."""
-    told_of = [(seconds, line.split()[1].split("/")) for seconds, line in said if line.startswith("answers ")]
-    (first, (early, total)), (last, (late, _)) = told_of[0], told_of[-1]
-    done = int(late) - int(early)
-    return (last - first) * int(total) / done if done else 0.0
-
-
-def steps_work(said: Sequence[Line]) -> float:
-    """Seconds of training steps: by the pace between the first step that was told and the last."""
-    told_of = [(seconds, line.split()[1].split("/")) for seconds, line in said if line.startswith("train ")]
+def work(said: Sequence[Line], kind: str) -> float:
+    """Seconds of answers or training steps: by the pace between the first and the last that were told, for what came before
+    as well.
+    """
+    told_of = [(seconds, line.split()[1].split("/")) for seconds, line in said if line.startswith(f"{kind} ")]
     (first, (early, total)), (last, (late, _)) = told_of[0], told_of[-1]
     done = int(late) - int(early)
     return (last - first) * int(total) / done if done else 0.0
@@ -92,13 +85,13 @@ def split(said: Sequence[Line], single: dict[str, float]) -> dict[str, float]:
     end, first = said[-1][0], at(said, "train 1/")
     start, train, answers, outcome = (at(said, n) for n in ("1/4", "2/4", "3/4", "4/4"))
     inside = next((seconds for seconds, line in said if line.startswith("looking into")), outcome)
-    work = {"train": steps_work(said), "answers": answers_work(said), "inside": single["inside"]}
+    done = {"train": work(said, "train"), "answers": work(said, "answers"), "inside": single["inside"]}
     whole = {"until pairs begin": start, "pairs": train - start, "train": answers - train, "answers": inside - answers,
              "inside": outcome - inside, "outcome": end - outcome}  # fmt: skip
-    over = end - sum(work.values())
+    over = end - sum(done.values())
     return {
         **{f"{name}, seconds": seconds for name, seconds in whole.items()},
-        **{f"{name}: the model's work, seconds": seconds for name, seconds in work.items()},
+        **{f"{name}: the model's work, seconds": seconds for name, seconds in done.items()},
         "the whole, seconds": end,
         "until the first training step, seconds": first,
         "overhead, seconds": over,
@@ -111,10 +104,8 @@ def split(said: Sequence[Line], single: dict[str, float]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] = ()) -> dict[str, float]:
     """Measure, print, and keep what was measured where `--out` says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, "few steps and answers: that it runs, not how fast")
     parser.add_argument("--recipe", default="default", help="name of a recipe, or a YAML file")
-    parser.add_argument("--short", action="store_true", help="few steps and answers: that it runs, not how fast")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
     given = parser.parse_args(arguments)
     began, overrides = time.perf_counter(), [*(SHORT if given.short else ()), *given.overrides]

@@ -1,5 +1,6 @@
 """Timing things side by side: in turns, so that a busy machine slows them alike, and by the median."""
 
+import argparse
 import json
 import platform
 import statistics
@@ -20,6 +21,14 @@ def side_by_side(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
             task()
             taken[name].append(time.perf_counter() - began)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def options(about: str | None, short: str) -> argparse.ArgumentParser:
+    """What every benchmark takes: a short form, and a file for its figures."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--short", action="store_true", help=short)
+    made.add_argument("--out", type=Path, help="JSON file for the figures")
+    return made
 
 
 def told(found: Mapping[str, float], began: float, out: Path | None) -> None:

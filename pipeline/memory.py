@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.config import RunConfig
+from pipeline.devices import GIB
 from stages import train
 from stages.shapes import Shape
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """`soo widen`: a data set of pairs by a language model, in a folder that a recipe finds by name."""
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     folder = datasets.place(name)
     check(config, folder)
     with alone(writable(folder) / ".lock"):
+        check(config, folder)  # once more: another may have begun here with other settings
         found = run(config, name, folder)
     use = f"soo pairs default 'pairs.dataset={name}' 'pairs.templates=[]' --show 1"
     text = [cards.yields(widen.Widened(**found["made"])), "", f"{found['pairs']} pairs in {folder}", f"use    {use}"]
@@ -62,8 +64,11 @@ def run(config: WidenSettings, name: str, folder: Path) -> dict[str, Any]:
     say(f"widen {name}, {len(todo)} batches to ask for, in {folder}")
     asked = 0
     if len(todo):
-        with connected(), following() as board:
-            asked = widen.ask(config, folder, board.actor)
+        with contextlib.ExitStack() as up:
+            if not config.writer.endpoint:
+                up.enter_context(connected())
+            board = None if config.writer.endpoint else up.enter_context(following()).actor
+            asked = widen.ask(config, folder, board)
     say("  sieving")
     made = widen.make(config, folder)
     counts = {"pairs": made.pairs, "templates": made.templates, "counts": made.counts}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import field_validator, model_validator
+from pydantic import PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from stages.errors import UserError
@@ -32,13 +32,13 @@ class EndpointSettings(Settings):
     """Environment variable that holds the key, in capitals. The key itself is written nowhere."""
     max_tokens: int = 2048
     """Most tokens of an answer."""
-    parallel: int = 4
+    parallel: PositiveInt = 4
     """Requests at once."""
     per_minute: float | None = None
     """Most requests a minute, those that are made again included; none means no limit of our own."""
     timeout: float = 180
     """Seconds to wait for one answer."""
-    attempts: int = 6
+    attempts: PositiveInt = 6
     """Times that a request is made before the endpoint is given up, with growing pauses between."""
     pause: float = 1.0
     """Seconds of the first pause, doubled each time; a server's Retry-After goes before it, up to ten minutes."""

@@ -28,9 +28,8 @@ def check() -> None:
 
 def arguments(model: ModelSettings, adapter: Path | None, gpus: float) -> dict[str, Any]:
     """vLLM's engine arguments. A model in NF4 is quantised by bitsandbytes as it is loaded there too."""
-    dtype = "bfloat16" if model.compute_dtype == "auto" else model.compute_dtype
     made: dict[str, Any] = {
-        "dtype": dtype, "revision": model.revision, "trust_remote_code": model.trust_remote_code,
+        "dtype": model.compute_dtype, "revision": model.revision, "trust_remote_code": model.trust_remote_code,
         "tensor_parallel_size": max(1, int(gpus)), "enable_prefix_caching": True, "seed": 0,
     }  # fmt: skip
     if model.quantisation == "nf4":

@@ -1,12 +1,13 @@
 """Data sets between Ray and the driver's own disk: no other machine needs to see that disk."""
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 ROWS = 4096
-"""Rows of one file, and so of what the driver holds."""
+"""Rows of one file."""
 PART = 1024
 """Rows that are handed to Ray at once."""
 
@@ -62,8 +63,9 @@ class _Shelf:
         return pyarrow.parquet.read_table(self.files[number])
 
 
-def stream(folder: Path) -> Any:
-    """The rows of a folder's Parquet files as a lazy Ray data set: a file is read when its turn has come."""
+@contextlib.contextmanager
+def stream(folder: Path) -> Iterator[Any]:
+    """Within, the rows of a folder's Parquet files as a lazy Ray data set: a file is read when its turn has come."""
     import ray.data
 
     found = sorted(folder.glob("*.parquet"))
@@ -74,7 +76,10 @@ def stream(folder: Path) -> Any:
         return ray.get(shelf.take.remote(batch["id"][0].as_py()))
 
     numbers = ray.data.range(len(found), override_num_blocks=len(found))
-    return numbers.map_batches(take, batch_size=1, batch_format="pyarrow")
+    try:
+        yield numbers.map_batches(take, batch_size=1, batch_format="pyarrow")
+    finally:
+        ray.kill(shelf)
 
 
 def rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -89,6 +89,10 @@ def outline(settings: ModelSettings) -> Any:
     """The model's modules without any weights, from the configuration alone: to look for what a run needs of them."""
     remote = settings.trust_remote_code
     config = AutoConfig.from_pretrained(locate(settings), revision=settings.revision, trust_remote_code=remote)
+    return _empty(config, remote)
+
+
+def _empty(config: Any, remote: bool) -> Any:
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=remote)
 
@@ -170,13 +174,16 @@ def _read(
     config = AutoConfig.from_pretrained(source, **own)
     shortened = split.shorten(config, depth)
     ratio = 4 if settings.quantisation == "nf4" and not settings.dequantise_once else 1
+    placed: dict[str, str] = {"": devices[0] if devices else "cuda" if torch.cuda.is_available() else "cpu"}
+    if len(devices) > 1:
+        placed = split.spread(_empty(config, settings.trust_remote_code), devices, ratio)
     with split.unreported() if shortened else contextlib.nullcontext():
         read: Any = AutoModelForCausalLM.from_pretrained(
             source,
             **({"config": config} if shortened else {}),
             attn_implementation=settings.attention,
             dtype=number_type(settings.compute_dtype),
-            device_map=split.spread(config, devices or ["cuda" if torch.cuda.is_available() else "cpu"], ratio),
+            device_map=placed,
             output_loading_info=True,
             **options,
         )

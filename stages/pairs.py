@@ -8,12 +8,10 @@ import itertools
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import model_serializer
 
 from stages import datasets, files, ordinary
 from stages.draws import Filled, draws
@@ -69,12 +67,6 @@ class PairsSettings(Settings):
     """Text put behind each prompt, one space before it."""
     response_prefix: bool = False
     """Let the reply begin up to where it names a room, so that the last token is where that is decided."""
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without a data set, what it was before there were any: runs of that time are found again by their fingerprint."""
-        values = handler(self)
-        return values if self.dataset else {k: v for k, v in values.items() if k not in ("dataset", "dataset_names")}
 
 
 @dataclass(frozen=True)
@@ -211,7 +203,7 @@ def _under(pairing: Pairing, rows: list[Row], seed: int) -> list[Row]:
 
 
 def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -> Prompts:
-    """Make, check and tokenise all rows and write them to Parquet under `out`. Never are all of them in memory."""
+    """Make, check and tokenise all rows and write them to Parquet under `out`, as a stream."""
     import pyarrow
 
     texts = pyarrow.schema([(field.name, pyarrow.string()) for field in fields(Row)])
@@ -227,7 +219,7 @@ def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -
         return pyarrow.Table.from_pylist(tokenise(batch.to_pylist(), model, settings.chat_template), schema)
 
     files.keep(counted(), out / "text", texts)
-    data = files.stream(out / "text").map_batches(tokenised, batch_format="pyarrow", batch_size=BATCH)
-    files.write(data, out / "pairs")
+    with files.stream(out / "text") as text:
+        files.write(text.map_batches(tokenised, batch_format="pyarrow", batch_size=BATCH), out / "pairs")
     shutil.rmtree(out / "text")
     return Prompts(out / "pairs", dict(counts))

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 SHORTENED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
@@ -43,17 +42,11 @@ def unreported() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def spread(config: Any, devices: Sequence[str], ratio: float) -> dict[str, str]:
-    """A device for each module, as transformers' `device_map`: runs of layers, all else on the first device.
+def spread(model: Any, devices: Sequence[str], ratio: float) -> dict[str, str]:
+    """A device for each module of a model, as transformers' `device_map`: runs of layers, all else on the first device.
 
     `ratio` is that of a weight's bytes in embeddings and head to one's in a layer.
     """
-    if len(devices) == 1:
-        return {"": devices[0]}
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
     layers = model.get_decoder().layers
     [path] = [name for name, module in model.named_modules() if module is layers]
     inner = sum(p.numel() for p in layers.parameters())

@@ -104,9 +104,9 @@ def plan(counts: dict[str, int], settings: TrainSettings) -> int:
 
 
 def depth(settings: TrainSettings) -> int | None:
-    """How many layers from the bottom training runs; none means all, as where logits are needed."""
+    """How many layers from the bottom training runs; none means all, as where logits are needed or no shortcut is taken."""
     site = settings.overlap
-    if site.objective != "activation_mse" or settings.retain.kl_weight:
+    if not settings.shortcuts or site.objective != "activation_mse" or settings.retain.kl_weight:
         return None
     return max(site.layer - site.layer_base, settings.lora.last_layer or 0) + 1
 

@@ -4,7 +4,6 @@ Asked for by stages/writer.py, sieved by stages/sieve.py, written as stages/data
 at least one new word, so that it stands in no recipe yet.
 """
 
-import itertools
 import random
 import shutil
 from collections import Counter
@@ -83,6 +82,7 @@ def make(settings: WidenSettings, out: Path) -> Widened:
         raise UserError(f"nothing that the model wrote can be used ({told}); ask for more, or ask another model")
     shutil.rmtree(out / "data", ignore_errors=True)
     (aside / "data").rename(out / "data")
+    sieve.kept.close()
     shutil.rmtree(aside)
     return Widened(number, dict(templates), {k: dict(c) for k, c in sieve.counts.items()}, tuple(examples.values()))
 
@@ -96,7 +96,7 @@ def pairs(settings: WidenSettings, sieve: Sieve) -> Iterator[Filled]:
     people = (*TRAIN.rivals, *sieve.words("names"))
     for template, fills in _templates(settings, sieve):
         rng, number = random.Random(f"{settings.seed}/{template.name}/names"), 0
-        for fill, first in itertools.islice(fills, settings.fills):
+        for fill, first in fills:
             name, control = rng.sample(people, 2)
             pair = Filled(template, replace(fill, name=name), first, number, control)
             if datasets.leak(template.render("other", pair.fill, first)):  # words that only together make a test word
@@ -104,6 +104,8 @@ def pairs(settings: WidenSettings, sieve: Sieve) -> Iterator[Filled]:
                 continue
             number += 1
             yield pair
+            if number == settings.fills:
+                break
 
 
 def _templates(settings: WidenSettings, sieve: Sieve) -> Iterator[tuple[Template, Iterator[tuple[Fill, bool]]]]:

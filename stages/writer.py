@@ -1,4 +1,4 @@
-"""A language model that is asked for new words and situations, here or behind an endpoint, through Ray Data.
+"""A language model that is asked for new words and situations: here, through Ray Data, or behind an endpoint.
 
 Every answer is kept as it came before anything is made of it, so that nothing is asked twice. The paper had its items from
 GPT-4 (arXiv 2412.16325, section 3.1).
@@ -25,6 +25,7 @@ from stages.resources import cpu_share
 from stages.settings import Settings
 from stages.sieve import KINDS, Kind
 from stages.speak import Speaker
+from stages.split import own_gpus
 from stages.wording import prompt
 
 NOT_ASKED = "not asked"
@@ -56,7 +57,7 @@ class WriterSettings(Settings):
     """Most tokens of an answer of a model that is loaded here."""
     batch_size: PositiveInt = 8
     """Requests answered at once, and kept at once."""
-    actors: int = 1
+    actors: PositiveInt = 1
     """Model copies that work in parallel; an endpoint needs one."""
     cpus_per_actor: int | None = None
     """CPUs of an actor; none means an even share of the cluster's."""
@@ -82,7 +83,7 @@ class Local:
         torch.set_num_threads(cpus)
         self.settings, self.tokenizer = settings, load_tokenizer(settings.model)
         self.tokenizer.padding_side = "left"
-        self.speaker = Speaker(load(settings.model), self.tokenizer)
+        self.speaker = Speaker(load(settings.model, own_gpus(settings.gpus_per_actor)), self.tokenizer)
 
     def answer(self, prompts: Sequence[str], seed: int) -> list[tuple[str, str]]:
         """Text and fault of each answer."""
@@ -113,7 +114,7 @@ class Remote:
 
 
 class Writer:
-    """A Ray Data actor: a row is the number of a batch in `todo` [m, 2] (kind, batch of that kind)."""
+    """Asks, for a model as a Ray Data actor: a row is the number of a batch in `todo` [m, 2] (kind, batch of that kind)."""
 
     def __init__(
         self, settings: WriterSettings, todo: np.ndarray, done: dict[Kind, np.ndarray], seed: int, cpus: int, board: Any
@@ -164,15 +165,42 @@ def missing(settings: WriterSettings, path: Path) -> tuple[np.ndarray, dict[Kind
 def ask(settings: WriterSettings, seed: int, path: Path, board: Any = None) -> int:
     """Ask what has not been asked before, and append each answer to `path` (JSON lines); how many were asked now.
 
-    Raises UserError if an endpoint is given up; what was answered by then is kept.
+    A model here is asked through Ray Data; an endpoint from this process, whose environment has its key. Raises UserError
+    if an endpoint is given up; what was answered by then is kept.
     """
+    todo, done = missing(settings, path)
+    batches = _by_endpoint if settings.endpoint else _by_model
+    asked = 0
+    with path.open("a", encoding="utf-8") as file:
+        for found in batches(settings, todo, done, seed, board) if len(todo) else ():
+            kept = [answer for answer in found if not answer.fault]
+            # Each on a line of its own, whatever was cut off before it.
+            file.write("".join(f"\n{json.dumps(answer._asdict())}" for answer in kept))
+            file.flush()
+            asked += len(kept)
+            for answer in found:
+                if answer.fault and answer.fault != NOT_ASKED:
+                    raise UserError(answer.fault)
+    return asked
+
+
+Done = dict[Kind, np.ndarray]
+
+
+def _by_endpoint(
+    settings: WriterSettings, todo: np.ndarray, done: Done, seed: int, board: Any
+) -> Iterator[list[Answer]]:
+    writer = Writer(settings, todo, done, seed, 0, board)
+    for number in range(len(todo)):
+        columns = writer({"id": np.array([number])})
+        yield [Answer(*row) for row in zip(*columns.values(), strict=True)]
+
+
+def _by_model(settings: WriterSettings, todo: np.ndarray, done: Done, seed: int, board: Any) -> Iterator[list[Answer]]:
     import pyarrow
     import ray.data
 
-    todo, done = missing(settings, path)
-    if not len(todo):
-        return 0
-    cpus = 0 if settings.endpoint else cpu_share(settings.actors, settings.cpus_per_actor, settings.gpus_per_actor)
+    cpus = cpu_share(settings.actors, settings.cpus_per_actor, settings.gpus_per_actor)
     # Not range(): its reading would wait without end for a CPU, where the actors have all of them.
     numbers = ray.data.from_items([{"id": number} for number in range(len(todo))], override_num_blocks=len(todo))
     data = numbers.map_batches(
@@ -183,16 +211,5 @@ def ask(settings: WriterSettings, seed: int, path: Path, board: Any = None) -> i
         num_cpus=cpus,
         num_gpus=settings.gpus_per_actor or None,
     )
-    asked = 0
-    with path.open("a", encoding="utf-8") as file:
-        for rows in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            found = [Answer(**row) for row in pyarrow.Table.to_pylist(rows)]
-            kept = [answer for answer in found if not answer.fault]
-            # Each on a line of its own, whatever was cut off before it.
-            file.write("".join(f"\n{json.dumps(answer._asdict())}" for answer in kept))
-            file.flush()
-            asked += len(kept)
-            for answer in found:
-                if answer.fault and answer.fault != NOT_ASKED:
-                    raise UserError(answer.fault)
-    return asked
+    for rows in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield [Answer(**row) for row in pyarrow.Table.to_pylist(rows)]

@@ -87,7 +87,7 @@ def test_the_engine_gets_the_models_numbers_and_room_for_the_adapter(
     with_adapter = engine.arguments(model, adapter, 2)
     assert with_adapter.get("quantization") == told
     assert (with_adapter["enable_lora"], with_adapter["max_lora_rank"]) == (True, 16)
-    assert (with_adapter["dtype"], with_adapter["tensor_parallel_size"]) == ("bfloat16", 2)
+    assert (with_adapter["dtype"], with_adapter["tensor_parallel_size"]) == ("auto", 2)
     assert "enable_lora" not in engine.arguments(model, None, 0)
 
 

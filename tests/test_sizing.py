@@ -10,7 +10,7 @@ import torch
 from pipeline import devices, memory, sizing
 from pipeline.cli import main
 from pipeline.config import RunConfig, load
-from pipeline.memory import GIB
+from pipeline.devices import GIB
 from stages import embedded
 from stages.errors import UserError
 from stages.model import ModelSettings

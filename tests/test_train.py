@@ -145,6 +145,7 @@ def test_a_training_without_shortcuts_is_the_same_training(either: ModelSettings
     banded = SETTINGS.model_copy(update={"lora": LoraSettings(dropout=0, first_layer=1)})
     quick, plain = start(either, rows, banded), start(either, rows, banded.model_copy(update={"shortcuts": False}))
     assert (quick.objective.below.floor, plain.objective.below.floor) == (1, 0)
+    assert (len(decoder(quick.model).layers), len(decoder(plain.model).layers)) == (3, 4)
     top, bottom = (decoder(plain.model).layers[n] for n in (-1, 0))
     with tap(top) as above, tap(bottom) as below:
         expected = advanced(plain, 3)

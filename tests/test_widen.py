@@ -54,9 +54,7 @@ def test_a_data_set_is_made_of_what_passes_and_the_rest_is_counted(tmp_path: Pat
     assert found.pairs == 6 + 100 + 20
     assert {path.name for path in tmp_path.iterdir()} == {"data", widen.ANSWERS}
     rows = list(files.rows(tmp_path / "data"))
-    assert (
-        len({row["other"] for row in rows}) == len({row["self"] for row in rows if "{name}" not in row["text"]}) or rows
-    )
+    assert len({(row["self"], row["other"]) for row in rows}) == len(rows)
     assert all(datasets.leak(row["self"] + row["other"] + row["control"]) is None for row in rows)
     new = {"engine room", "cracked glass", "silver chalice", "carved idol"}
     scenes = [row for row in rows if row["template"] == "new_house"]
