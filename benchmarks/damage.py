@@ -89,10 +89,10 @@ def add_noise(adapter: Path, dose: float, out: Path) -> dict[str, Any]:
 def measure(config: RunConfig, adapter: Path, out: Path, name: str, board: Board) -> Outcome:
     """What honesty cost, of one adapter; the baseline's answers are taken from the folder `baseline`."""
     base = writable(out / "baseline")
-    run.ask(config, base, None, ("baseline",), [], board, scenarios=False)
+    run.ask(config, base, None, ("baseline",), [], board, parts=("costs",))
     folder = writable(out / f"of-{name}")
     known, made_from = base / "answers" / "answers", [digest(adapter / "adapter_model.safetensors")]
-    asked: Mark = run.ask(config, folder, adapter, ("baseline", "adapter"), made_from, board, known, scenarios=False)
+    asked: Mark = run.ask(config, folder, adapter, ("baseline", "adapter"), made_from, board, known, parts=("costs",))
     answers = outcome.read_answers(folder / "answers" / "answers")
     found = costs.compose(config, folder, answers, costs.settle(config, folder, answers, asked))
     return found | {"seconds": {n: m.seconds for n in ("answers", "tasks") if (m := read_mark(folder / n))}}

@@ -12,11 +12,10 @@ import pyarrow
 import pyarrow.parquet
 
 from stages.behaviour import Questions
-from stages.generate import Answers, Condition, GenerateSettings, Responder
-from stages.latent import LatentSettings, Prober, reduce
+from stages.generate import Answers, Condition, GenerateSettings
 from stages.model import ModelSettings
 from stages.pairs import PairsSettings, Prompts, make_rows
-from stages.probes import make_probes
+from stages.responder import Responder
 from stages.tokenise import tokenise
 from stages.train import Adapter, TrainSettings
 from stages.worker import Loop
@@ -100,24 +99,6 @@ def answer(
             found += [dict(zip(answered, values, strict=True)) for values in zip(*answered.values(), strict=True)]
     write(found, out / "answers")
     return Answers(out / "answers", len(found))
-
-
-def measure(
-    settings: LatentSettings, pairs: PairsSettings, model: ModelSettings, adapter: Path | None, seed: int
-) -> dict[str, Any]:
-    """stages.latent.measure"""
-    return look(settings, pairs, Prober(model, adapter, settings.cpus), seed)
-
-
-def look(settings: LatentSettings, pairs: PairsSettings, prober: Prober, seed: int) -> dict[str, Any]:
-    """All that a prober sees."""
-    rows: list[dict[str, Any]] = []
-    probes = [vars(p) for p in make_probes(settings.pairs, pairs, seed)]
-    for start in range(0, len(probes), settings.batch_size):
-        part = probes[start : start + settings.batch_size]
-        seen = prober({key: np.array([r[key] for r in part], dtype=object) for key in part[0]})
-        rows += [dict(zip(seen, values, strict=True)) for values in zip(*seen.values(), strict=True)]
-    return reduce(rows)
 
 
 def write(rows: list[dict[str, Any]], folder: Path) -> None:

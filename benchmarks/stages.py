@@ -1,7 +1,7 @@
 """Where the time of `soo run` goes. python -m benchmarks.stages [--short] [--recipe default] [key.path=value ...]
 
 Runs the command once, with the time of each line that it says, and splits every stage into the model's own work (training
-steps, answers, the look inside) and the rest; of the rest it names what processes take to import their libraries and to
+steps, answers and looks inside) and the rest; of the rest it names what processes take to import their libraries and to
 load the model, each measured alone. Prints seconds, shares, and how long after the command the first training step came.
 """
 
@@ -14,11 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import direct
 from benchmarks.timing import machine, options, told
 from pipeline import config as configs
 from pipeline.config import RunConfig
-from stages.latent import Prober
 from stages.model import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,8 +25,8 @@ SHORT = (
     "generate.batch_size=8", "deception.items=60", "deception.items_of={}", "deception.scenarios=[main]",
     "capability.prompts=2", "capability.texts=1", "capability.overcorrection=1", "latent.pairs=2",
 )  # fmt: skip
-LOADS = 3
-"""Processes that load the model: one to train, one to answer, one to look inside."""
+LOADS = 2
+"""Processes that load the model: one to train, and one to answer and look inside."""
 Line = tuple[float, str]
 
 
@@ -51,7 +49,7 @@ def at(said: Sequence[Line], begin: str) -> float:
 
 
 def work(said: Sequence[Line], kind: str) -> float:
-    """Seconds of answers or training steps: by the pace between the first and the last that were told, for what came before
+    """Seconds of prompts or training steps: by the pace between the first and the last that were told, for what came before
     as well.
     """
     told_of = [(seconds, line.split()[1].split("/")) for seconds, line in said if line.startswith(f"{kind} ")]
@@ -68,26 +66,20 @@ def timed(command: Sequence[str]) -> float:
 
 
 def alone(config: RunConfig) -> dict[str, float]:
-    """Seconds, each alone: a process that imports what a worker needs, a load of the model, the look inside."""
+    """Seconds, each alone: a process that imports what a worker needs, and a load of the model."""
     imports = timed([sys.executable, "-c", "import stages.worker, stages.generate, peft, bitsandbytes.nn"])
     began = time.perf_counter()
     load(config.model)
-    loaded = time.perf_counter()
-    prober = Prober(config.model, None, os.cpu_count())
-    ready = time.perf_counter()
-    direct.look(config.latent, config.pairs, prober, config.seed)
-    inside = 2 * (time.perf_counter() - ready)  # without the adapter, and with it
-    return {"imports": imports, "load": loaded - began, "inside": inside if config.latent.after else 0.0}
+    return {"imports": imports, "load": time.perf_counter() - began}
 
 
 def split(said: Sequence[Line], single: dict[str, float]) -> dict[str, float]:
     """Seconds and shares, by name."""
     end, first = said[-1][0], at(said, "train 1/")
     start, train, answers, outcome = (at(said, n) for n in ("1/4", "2/4", "3/4", "4/4"))
-    inside = next((seconds for seconds, line in said if line.startswith("looking into")), outcome)
-    done = {"train": work(said, "train"), "answers": work(said, "answers"), "inside": single["inside"]}
-    whole = {"until pairs begin": start, "pairs": train - start, "train": answers - train, "answers": inside - answers,
-             "inside": outcome - inside, "outcome": end - outcome}  # fmt: skip
+    done = {"train": work(said, "train"), "answers": work(said, "prompts")}
+    whole = {"until pairs begin": start, "pairs": train - start, "train": answers - train,
+             "answers": outcome - answers, "outcome": end - outcome}  # fmt: skip
     over = end - sum(done.values())
     return {
         **{f"{name}, seconds": seconds for name, seconds in whole.items()},

@@ -24,7 +24,7 @@ from pipeline import config as configs
 from pipeline import run as runs
 from pipeline.config import RunConfig
 from pipeline.sweep import SweepSettings, choosing
-from stages.generate import Responder
+from stages.responder import Responder
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (

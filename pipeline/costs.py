@@ -138,7 +138,7 @@ def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     uri = tracking.check(config.tracking, folder.absolute().parent) if config.tracking.enabled else None
     (folder / "config.yaml").write_text(to_yaml(config))
     with connected(), following() as board:
-        asked = runs.ask(config, folder, given.adapter, given.conditions, given.made_from, board, scenarios=False)
+        asked = runs.ask(config, folder, given.adapter, given.conditions, given.made_from, board, parts=("costs",))
     answers = outcome.read_answers(folder / "answers" / "answers")
     result = _alone(config, given.conditions, compose(config, folder, answers, settle(config, folder, answers, asked)))
     result |= {"seconds": {"answers": asked.seconds}, "versions": outcome.versions()}

@@ -1,6 +1,7 @@
 """`soo layers`: where in a model self and other differ, before and after an adapter, and which layers to try first."""
 
 import argparse
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,17 +32,17 @@ def site_of(config: RunConfig) -> tuple[int, str, str]:
 
 def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """soo layers"""
-    import json
-
-    from pipeline import subject
+    from pipeline import outcome, subject
     from pipeline.cluster import connected
 
     given = subject.take(arguments, "layers", runs.check_subject)
     config, folder = given.config, given.folder
     (folder / "config.yaml").write_text(to_yaml(config))
     with connected(), following() as board:
-        runs.look_inside(config, folder, given.adapter, given.made_from, board)
-    found = json.loads((folder / "latent" / "latent.json").read_text())
+        runs.ask(config, folder, given.adapter, given.conditions, given.made_from, board, parts=("inside",))
+    answers = outcome.read_answers(folder / "answers" / "answers")
+    runs.seen_inside(config, answers, folder / runs.LATENT)
+    found = json.loads((folder / runs.LATENT).read_text())
     _, module, pooling = site_of(config)
     figure(found, config, folder / "layers.png")
     result = found | {"proposal": propose(found, module, pooling), "module": module, "pooling": pooling}

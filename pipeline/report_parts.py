@@ -13,6 +13,7 @@ from pipeline.config import to_yaml, validated
 from pipeline.outcome import read_answers
 from pipeline.page import Block, Image, Listing, Section, Table, Text
 from pipeline.report import CONDITIONS, headline, ordered, percent
+from pipeline.run import LATENT
 from stages import outcomes
 
 DRAWN = 20
@@ -121,7 +122,7 @@ def _health(run: Run) -> list[Block]:
 def _layers(folder: Path, run: Run) -> list[Block]:
     from pipeline import layers
 
-    path = folder / "latent" / "latent.json"
+    path = folder / LATENT
     if not path.is_file():
         return [Text("The model was not looked into (latent.after=false, or an evaluation alone).")]
     found, config = json.loads(path.read_text()), validated(run["config"])

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline import cards, costs, outcome, report, storage
 from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, shared, stage, writable, write_json
@@ -22,6 +22,9 @@ from stages.rows import count
 from stages.scenarios import Item
 
 RUNS = runs_folder()
+LATENT = "latent.json"
+Part = Literal["scenarios", "costs", "inside"]
+"""What a model is asked: the scenarios, what tells of other costs, and what its layers make of pairs of prompts."""
 
 
 def folder_of(config: RunConfig, runs: Path = RUNS) -> Path:
@@ -51,11 +54,10 @@ def place(config: RunConfig, trials: int = 1) -> RunConfig:
 
     Raises UserError, before any model is loaded, for workers or actors that the cluster can never place.
     """
-    train, generate, inside = config.train, config.generate, config.latent
+    train, generate = config.train, config.generate
     asked = {
         "train": (train.workers, "cpus_per_worker", train.cpus_per_worker, train.gpus_per_worker),
         "generate": (generate.actors, "cpus_per_actor", generate.cpus_per_actor, generate.gpus_per_actor),
-        "latent": (1, "cpus", inside.cpus, inside.gpus),
     }
     shares = {}
     for part, (number, field, cpus, gpus) in asked.items():
@@ -95,11 +97,9 @@ def train_and_evaluate(
     """Stages 2-4 on pairs that are made already: what a sweep does many times, with the baseline's answers `known`."""
     tuned = fine_tune(config, folder, pairs_folder, prompts, board)
     adapter = folder / "train" / "adapter"
-    asked = ask(config, folder, adapter, ("baseline", "adapter"), [tuned.fingerprint], board, known)
-    marks = {"pairs": prompts, "train": tuned, "answers": asked}
-    if config.latent.after:
-        marks["latent"] = look_inside(config, folder, adapter, [tuned.fingerprint], board)
-    found = conclude(config, folder, marks, tuned.facts)
+    parts: tuple[Part, ...] = ("scenarios", "costs", "inside") if config.latent.after else ("scenarios", "costs")
+    asked = ask(config, folder, adapter, ("baseline", "adapter"), [tuned.fingerprint], board, known, parts)
+    found = conclude(config, folder, {"pairs": prompts, "train": tuned, "answers": asked}, tuned.facts)
     cards.write(folder, pairs_folder, found, prompts.facts)
     return found
 
@@ -141,14 +141,14 @@ def ask(
     made_from: list[Any],
     board: Board,
     known: Path | None = None,
-    scenarios: bool = True,
+    parts: Sequence[Part] = ("scenarios", "costs"),
 ) -> Mark:
-    """3. Raw answers of the baseline and the adapter, from one load of the model.
+    """3. Raw answers of the baseline and the adapter, and what their layers make of self and other; one load of the model.
 
     `known` is a folder of the baseline's answers to the same prompts: they are taken over instead of made again.
     """
     say("3/4 answers, " + " and ".join(conditions))
-    rows = prompt_rows(config, scenarios)
+    rows = prompt_rows(config, parts)
 
     def make(out: Path) -> dict[str, Any]:
         costs.foretell(config, conditions)
@@ -156,7 +156,7 @@ def ask(
         generate.ask(rows, config.model, adapter and adapter.absolute(), missing, config.generate, out, board.actor)
         for file in known.glob("*.parquet") if known else ():
             shutil.copy(file, out / "answers" / f"baseline-{file.name}")
-        return {"answers": len(rows) * len(conditions)}
+        return {"answers": len(conditions) * sum(r["task"] != "latent" for r in rows)}
 
     inputs = [rows, config.generate.model_dump(), config.model.model_dump(), identity(config.model)]
     mark = stage(folder / "answers", [*inputs, list(conditions), made_from], make)
@@ -164,30 +164,17 @@ def ask(
     return mark
 
 
-def prompt_rows(config: RunConfig, scenarios: bool = True) -> list[dict[str, Any]]:
-    """What the model is asked: the items of the scenarios, and what tells of other costs; all rows with the same fields."""
-    items = deception.select(config.deception) if scenarios else []
+def prompt_rows(config: RunConfig, parts: Sequence[Part] = ("scenarios", "costs")) -> list[dict[str, Any]]:
+    """What the model is asked; all rows with the same fields."""
     blank: dict[str, Any] = {field.name: "" for field in dataclasses.fields(Item)} | {"task": ""}
-    rows = [blank | vars(i) | {"task": "deception"} for i in items]
-    return rows + [blank | row for row in costs.rows(config)]
-
-
-def look_inside(config: RunConfig, folder: Path, adapter: Path | None, made_from: list[Any], board: Board) -> Mark:
-    """3b. Self/other distances of every layer, and whether the site has collapsed; see stages/latent.py."""
-    board.say("  looking into the model, layer by layer")
-
-    def make(out: Path) -> dict[str, Any]:
-        found = latent.measure(config.latent, config.pairs, config.model, adapter and adapter.absolute(), config.seed)
-        write_json(out / "latent.json", found)
-        site = config.train.overlap
-        pooling = "last" if site.pooling == "last" else "mean"
-        after = latent.at_site(found, site.layer - site.layer_base, site.module, pooling) if adapter else {}
-        return after | {"published": found["published"]}
-
-    overlap = config.train.overlap
-    inputs: list[Any] = [config.latent.model_dump(), config.pairs.model_dump(), config.model.model_dump()]
-    inputs += [identity(config.model), config.seed, overlap.layer, overlap.layer_base, overlap.module, overlap.pooling]
-    return stage(folder / "latent", [*inputs, made_from], make)
+    rows: list[dict[str, Any]] = []
+    if "scenarios" in parts:
+        rows += [vars(i) | {"task": "deception"} for i in deception.select(config.deception)]
+    if "costs" in parts:
+        rows += costs.rows(config)
+    if "inside" in parts:
+        rows += latent.rows(config.latent, config.pairs, config.seed)
+    return [blank | row for row in rows]
 
 
 def conclude(
@@ -195,8 +182,8 @@ def conclude(
 ) -> dict[str, Any]:
     """4. What the answers come to: outcome.json and the figure. Scored anew every time, from the raw answers."""
     say("4/4 outcome")
-    inside = marks["latent"].facts if "latent" in marks else None
     answers = outcome.read_answers(folder / "answers" / "answers")
+    inside = seen_inside(config, answers, folder / LATENT)
     marks = marks | costs.settle(config, folder, answers, marks["answers"])
     cost = costs.compose(config, folder, answers, marks)
     found = outcome.compose(config, answers, cost, training, inside)
@@ -212,6 +199,20 @@ def conclude(
     if place := shared(folder):
         storage.push_files([folder / name for name in ("config.yaml", "deception.png", "outcome.json")], place)
     return found
+
+
+def seen_inside(config: RunConfig, answers: Sequence[dict[str, Any]], out: Path) -> dict[str, Any] | None:
+    """Self/other distances of every layer, in `out`; and of the site, whether it has collapsed (stages/latent.py)."""
+    out.unlink(missing_ok=True)
+    looks = [r for r in answers if r["task"] == "latent"]
+    if not looks:
+        return None
+    found, site = latent.reduce(latent.seen(looks)), config.train.overlap
+    write_json(out, found)
+    pooling = "last" if site.pooling == "last" else "mean"
+    layer = site.layer - site.layer_base
+    after = latent.at_site(found, layer, site.module, pooling) if "adapter" in found["conditions"] else {}
+    return after | {"published": found["published"]}
 
 
 def check_subject(config: RunConfig, adapter: Path | None, folder: Path) -> None:

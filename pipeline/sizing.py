@@ -133,15 +133,11 @@ def _more_gpus(config: RunConfig, device: Device) -> list[str] | None:
     if not device.gpu:
         return None
     found: list[str] = []
-    for side, fields in (
-        ("training", ["train.gpus_per_worker"]),
-        ("answering", ["generate.gpus_per_actor", "latent.gpus"]),
-    ):
+    for side, part, field in (("training", "train", "gpus_per_worker"), ("answering", "generate", "gpus_per_actor")):
         for number in GPUS_A_MACHINE:
-            for part, field in (name.split(".") for name in fields):
-                config = _with(config, part, field, number)
+            config = _with(config, part, field, number)
             if RESERVE * memory.total(getattr(size(config, device), side)) <= device.memory:
-                found += [f"{name}={number}" for name in fields if number > 1]
+                found += [f"{part}.{field}={number}"] if number > 1 else []
                 break
         else:
             return None

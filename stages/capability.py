@@ -109,7 +109,7 @@ def rows(settings: CapabilitySettings) -> list[dict[str, Any]]:
 
 
 def measure(rows: Sequence[Row]) -> dict[str, Capability]:
-    """By condition, from rows with task, condition and the fields that stages/generate.py fills; empty if none is ours."""
+    """By condition, from rows with task, condition and the fields that stages/responder.py fills; empty if none is ours."""
     found = {c: (_of(rows, "capability", c), _of(rows, "text", c)) for c in ("baseline", "adapter")}
     return {condition: _measure(asked, texts) for condition, (asked, texts) in found.items() if asked}
 

@@ -9,28 +9,28 @@ Published numbers, on the published probe (arXiv 2412.16325, 26 pairs) and under
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.adapter import load_adapter
-from stages.carry import Packed, packed, unpacked
-from stages.model import ModelSettings, SiteModule, decoder, encode, load, load_tokenizer, site
+from stages.model import SiteModule, decoder, encode, site
 from stages.objective import collate
 from stages.overlap import gap, pool
 from stages.pairs import PairsSettings
 from stages.probes import KINDS, make_probes
-from stages.resources import cpu_share
 from stages.settings import Settings
-from stages.split import own_gpus
 
 MODULES: tuple[SiteModule, ...] = ("o_proj", "mlp", "residual")
 POOLINGS: tuple[Literal["last", "mean"], ...] = ("last", "mean")
+
+
+PAIRS = 8
+"""Pairs of one forward pass."""
 
 
 class LatentSettings(Settings):
@@ -40,63 +40,45 @@ class LatentSettings(Settings):
     """Pairs of each kind."""
     after: bool = True
     """Look at the site after training too, against the base model: whether it has collapsed."""
-    batch_size: int = 8
-    """Pairs of one forward pass."""
-    cpus: int | None = None
-    """CPUs of the actor, and its threads; none means all."""
-    gpus: float = 0
-    """GPUs of the actor; the model's layers are split over several."""
 
 
-class Prober:
-    """A Ray Data actor: looks into the model, with and without its adapter."""
+def rows(settings: LatentSettings, pairs: PairsSettings, seed: int) -> list[dict[str, Any]]:
+    """What the actor that answers (stages/responder.py) is handed: a row for each pair of prompts."""
+    return [{"task": "latent", "prompt": json.dumps(vars(p))} for p in make_probes(settings.pairs, pairs, seed)]
 
-    def __init__(
-        self, model: ModelSettings, adapter: Path | Packed | None, threads: int | None, gpus: float = 0
-    ) -> None:
-        torch.set_num_threads(threads or 1)
-        self.tokenizer = load_tokenizer(model)
-        self.model = load(model, own_gpus(gpus))
-        self.conditions = ["baseline"]
-        with unpacked(adapter) as folder:
-            if folder is not None:
-                self.model = load_adapter(self.model, folder, model.name)
-                self.conditions.append("adapter")
-        self.model.eval()
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Probes, of one kind or several -> a row for each and condition: gap and power of every site."""
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        made: list[dict[str, Any]] = []
-        for kind in dict.fromkeys(r["kind"] for r in rows):
-            of_kind = [r for r in rows if r["kind"] == kind]
-            for condition in self.conditions:
-                off = condition == "baseline" and len(self.conditions) > 1
-                with self.model.disable_adapter() if off else contextlib.nullcontext():
-                    found = self.look(of_kind)
-                made += [{"kind": kind, "condition": condition} | f for f in found]
-        return {key: [row[key] for row in made] for key in made[0]}
+def look(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[dict[str, Any]]:
+    """Prompts of `rows` -> gap and power [layers * modules * poolings] of each, and the published numbers where due."""
+    probes = [json.loads(prompt) for prompt in prompts]
+    found: list[dict[str, Any]] = [{} for _ in probes]
+    for kind in dict.fromkeys(p["kind"] for p in probes):
+        places = [i for i, p in enumerate(probes) if p["kind"] == kind]
+        for start in range(0, len(places), PAIRS):
+            part = places[start : start + PAIRS]
+            for place, seen in zip(part, _look(model, tokenizer, [probes[i] for i in part]), strict=True):
+                found[place] = seen
+    return found
 
-    def look(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """One forward pass over both sides of every row."""
-        prompts = [
-            encode(self.tokenizer, r[side], bool(r["chat"]), r[f"{side}_prefix"])
-            for side in ("first", "second") for r in rows
-        ]  # fmt: skip
-        device = next(self.model.parameters()).device
-        ids, mask = (t.to(device) for t in collate(prompts, int(self.tokenizer.pad_token_id)))
-        whole = rows[0]["kind"] == "published_probe"
-        with torch.inference_mode(), watched(self.model, mask, whole) as seen:
-            (self.model if whole else decoder(self.model))(input_ids=ids, use_cache=False)
-        sites = [found for _, found in sorted(seen.sites.items())]
-        gaps, powers = (torch.stack([found[i] for found in sites], 1).numpy() for i in (0, 1))
-        empty = np.zeros(len(rows))
-        linear = torch.stack(seen.linear).mean(0).numpy() if whole else empty
-        mlp = torch.stack(seen.mlp).mean(0).numpy() if whole else empty
-        return [
-            {"gap": g, "power": p, "linear_mse": float(li), "mlp_mse": float(m)}
-            for g, p, li, m in zip(gaps, powers, linear, mlp, strict=True)
-        ]
+
+def _look(model: Any, tokenizer: Any, probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One forward pass over both sides of probes of one kind."""
+    prompts = [
+        encode(tokenizer, p[side], bool(p["chat"]), p[f"{side}_prefix"])
+        for side in ("first", "second") for p in probes
+    ]  # fmt: skip
+    device = next(model.parameters()).device
+    ids, mask = (t.to(device) for t in collate(prompts, int(tokenizer.pad_token_id)))
+    whole = probes[0]["kind"] == "published_probe"
+    with torch.inference_mode(), watched(model, mask, whole) as seen:
+        (model if whole else decoder(model))(input_ids=ids, use_cache=False)
+    sites = [found for _, found in sorted(seen.sites.items())]
+    gaps, powers = (torch.stack([found[i] for found in sites], 1).tolist() for i in (0, 1))
+    found = [{"gap": g, "power": p} for g, p in zip(gaps, powers, strict=True)]
+    if whole:
+        for name, values in (("linear_mse", seen.linear), ("mlp_mse", seen.mlp)):
+            for each, value in zip(found, torch.stack(values).mean(0).tolist(), strict=True):
+                each[name] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -151,28 +133,17 @@ def both_mse(acts: Tensor, mask: Tensor) -> Tensor:
     return (gap(acts[:half], acts[half:]) * both).sum(1) / both.sum(1)
 
 
-def measure(
-    settings: LatentSettings, pairs: PairsSettings, model: ModelSettings, adapter: Path | None, seed: int
-) -> dict[str, Any]:
-    """Look into the model, and with an adapter into it too; see `reduce` for what comes of it."""
-    import ray.data
-
-    probes = [vars(p) for p in make_probes(settings.pairs, pairs, seed)]
-    cpus = cpu_share(1, settings.cpus, settings.gpus)
-    data = ray.data.from_items(probes, override_num_blocks=1)
-    looked = data.map_batches(
-        Prober,
-        fn_constructor_args=(model, packed(adapter), cpus, settings.gpus),
-        batch_size=settings.batch_size,
-        compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=cpus,
-        num_gpus=settings.gpus or None,
-    )
-    return reduce(looked.take_all())
+def seen(answers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Answers of the actor to `rows` -> a row for each pair and condition: its kind, and what `look` found."""
+    return [
+        {"kind": json.loads(answer["prompt"])["kind"], "condition": condition} | found
+        for answer in answers
+        for condition, found in json.loads(answer["response"]).items()
+    ]
 
 
 def reduce(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows of the actor -> distance and power: condition -> kind -> module -> pooling -> a number a layer."""
+    """Rows of `seen` -> distance and power: condition -> kind -> module -> pooling -> a number a layer."""
     conditions = sorted({str(r["condition"]) for r in rows}, reverse=True)
 
     def mean(kind: str, condition: str, key: str) -> Any:

@@ -177,9 +177,8 @@ def serve() -> Iterator[Callable[..., Endpoint]]:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs, training and answers by the same code without Ray, whose start-up would be all that a tiny run takes."""
     from benchmarks import direct
-    from stages import generate, latent, pairs, train
+    from stages import generate, pairs, train
 
-    monkeypatch.setattr(latent, "measure", direct.measure)
     monkeypatch.setattr(pairs, "build", direct.build)
     monkeypatch.setattr(train, "fit", direct.fit)
     monkeypatch.setattr(generate, "ask", direct.ask)

@@ -83,19 +83,19 @@ def test_stages_in_its_short_form(tiny: ModelSettings) -> None:
 
 SAID = [
     (5.0, "1/4 pairs"), (9.0, "2/4 fine-tuning"), (20.0, "train 1/5  overlap 1"), (22.0, "train 5/5  overlap 1"),
-    (25.0, "3/4 answers, baseline"), (35.0, "answers 10/40  3 s left"), (38.0, "answers 40/40  0 s left"),
-    (41.0, "looking into the model"), (50.0, "4/4 outcome"), (52.0, "end"),
+    (25.0, "3/4 answers, baseline"), (35.0, "prompts 10/40  3 s left"), (38.0, "prompts 40/40  0 s left"),
+    (50.0, "4/4 outcome"), (52.0, "end"),
 ]  # fmt: skip
 
 
 def test_a_run_is_split_into_work_and_overhead() -> None:
-    found = stages.split(SAID, {"imports": 4.0, "load": 1.0, "inside": 2.0})
+    found = stages.split(SAID, {"imports": 4.0, "load": 1.0})
     assert found["train: the model's work, seconds"] == 2.5  # four steps in two seconds, so five in 2.5
     assert found["answers: the model's work, seconds"] == 4.0
     assert found["train, seconds"] == 16.0
     assert found["until the first training step, seconds"] == 20.0
-    assert found["overhead, seconds"] == 52 - 2.5 - 4 - 2
-    assert found["overhead: Ray and the rest, seconds"] == found["overhead, seconds"] - 3 * 5
+    assert found["overhead, seconds"] == 52 - 2.5 - 4
+    assert found["overhead: Ray and the rest, seconds"] == found["overhead, seconds"] - 2 * 5
 
 
 def test_the_released_step_is_the_kl_of_its_description(tiny: ModelSettings) -> None:

@@ -10,9 +10,10 @@ import torch
 from stages import capability
 from stages.adapter import LoraSettings, add_lora
 from stages.capability import CapabilitySettings, measure, repeats
-from stages.generate import GenerateSettings, Responder
+from stages.generate import GenerateSettings
 from stages.model import ModelSettings, load
 from stages.ordinary import HELD_OUT, TEXTS, TRAIN
+from stages.responder import Responder
 
 SETTINGS = CapabilitySettings()
 ROW: dict[str, Any] = {

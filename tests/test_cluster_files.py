@@ -162,7 +162,7 @@ def hold():
 began = time.time()
 with connected():
     seen = {"before": gpu_nodes()}
-    shared = place(load("default", ["train.gpus_per_worker=1", "generate.gpus_per_actor=1", "latent.gpus=1"]), trials=2)
+    shared = place(load("default", ["train.gpus_per_worker=1", "generate.gpus_per_actor=1"]), trials=2)
     seen["cpus"] = shared.train.cpus_per_worker
     tell("placed")
     task = ray.remote(num_gpus=1, num_cpus=1)(hold)

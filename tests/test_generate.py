@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from stages.generate import GenerateSettings, Responder
+from stages.generate import GenerateSettings
 from stages.model import ModelSettings, encode
 from stages.outcomes import label
+from stages.responder import Responder
 from stages.scenarios import SCENARIOS, items
 from stages.speak import common_prefix
 

@@ -12,9 +12,10 @@ import pytest
 from stages import harness
 from stages.capability import CapabilitySettings
 from stages.errors import UserError
-from stages.generate import GenerateSettings, Responder
+from stages.generate import GenerateSettings
 from stages.model import ModelSettings, load, load_tokenizer
 from stages.ordinary import TRAIN
+from stages.responder import Responder
 from stages.task_scores import Score, beyond_margin, summarise
 from tests.test_capability import adapter
 

@@ -1,6 +1,7 @@
 """Looking into a model: distances against transformers' own hidden states, real tokens only, before and after."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from pipeline import layers
 from pipeline.config import load
 from stages import latent, ordinary
 from stages.adapter import LoraSettings, add_lora
-from stages.latent import LatentSettings, Prober, at_site, both_mse, propose, reduce, specificity
+from stages.generate import GenerateSettings
+from stages.latent import at_site, both_mse, propose, reduce, specificity
 from stages.model import ModelSettings, encode
 from stages.model import load as load_model
 from stages.pairs import PairsSettings
 from stages.probes import KINDS, make_probes
+from stages.responder import Responder
 from stages.vocabulary import TRAIN, names_whole
 
 PAIRS = PairsSettings(templates=("scenes",), response_prefix=True)
@@ -27,9 +30,14 @@ def probes(count: int = 3) -> list[dict[str, Any]]:
     return [vars(p) for p in make_probes(count, PAIRS, seed=0)]
 
 
-def looked(prober: Prober, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    out = prober({key: np.array([r[key] for r in rows], dtype=object) for key in rows[0]})
-    return [dict(zip(out, values, strict=True)) for values in zip(*out.values(), strict=True)]
+def looker(model: ModelSettings, adapter: Path | None = None) -> Responder:
+    """The actor that answers, called in this process."""
+    return Responder(model, adapter, ("baseline", "adapter") if adapter else ("baseline",), GenerateSettings(), None, 1)
+
+
+def looked(responder: Responder, probes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    out = responder({"task": np.array(["latent"] * len(probes)), "prompt": np.array([json.dumps(p) for p in probes])})
+    return latent.seen(dict(zip(out, values, strict=True)) for values in zip(*out.values(), strict=True))
 
 
 def adapter_of(model: ModelSettings, folder: Path, scale: float = 0.0) -> Path:
@@ -60,15 +68,15 @@ def test_probes_are_of_every_kind_and_none_was_trained_on() -> None:
 
 
 def test_distances_are_those_of_transformers_hidden_states(either: ModelSettings) -> None:
-    prober = Prober(either, None, None)
+    responder = looker(either)
     rows = [r for r in probes() if r["kind"] == "self_other"]
-    gaps = np.array([r["gap"] for r in looked(prober, rows)]).reshape(len(rows), 4, 3, 2)
+    gaps = np.array([r["gap"] for r in looked(responder, rows)]).reshape(len(rows), 4, 3, 2)
     for row, found in zip(rows, gaps, strict=True):
         states: list[tuple[Tensor, ...]] = []
         for side in ("first", "second"):
-            ids = torch.tensor([encode(prober.tokenizer, row[side], True, row[f"{side}_prefix"])])
+            ids = torch.tensor([encode(responder.tokenizer, row[side], True, row[f"{side}_prefix"])])
             with torch.no_grad():
-                states.append(prober.model(input_ids=ids, output_hidden_states=True).hidden_states)
+                states.append(responder.model(input_ids=ids, output_hidden_states=True).hidden_states)
         for layer in range(3):  # above the last, transformers' hidden states are normalised
             a, b = (s[layer + 1][0] for s in states)
             assert found[layer, 2, 0] == pytest.approx(float((a[-1] - b[-1]).pow(2).mean()), rel=1e-3)
@@ -77,10 +85,10 @@ def test_distances_are_those_of_transformers_hidden_states(either: ModelSettings
 
 def test_padding_counts_for_nothing(tiny: ModelSettings) -> None:
     """Pairs of very different lengths in one batch, against each alone."""
-    prober = Prober(tiny, None, None)
+    responder = looker(tiny)
     rows = [r for r in probes() if r["kind"] == "unrelated"]
     rows.append(next(r for r in probes() if r["kind"] == "self_other") | {"kind": "unrelated"})
-    together, alone = looked(prober, rows), [looked(prober, [r])[0] for r in rows]
+    together, alone = looked(responder, rows), [looked(responder, [r])[0] for r in rows]
     for a, b in zip(together, alone, strict=True):
         assert a["gap"] == pytest.approx(b["gap"], rel=1e-4)
         assert a["power"] == pytest.approx(b["power"], rel=1e-4)
@@ -93,7 +101,7 @@ def test_mean_square_over_positions_that_both_have() -> None:
 
 
 def test_an_adapter_that_does_nothing_leaves_everything_as_it_was(either: ModelSettings, tmp_path: Path) -> None:
-    found = reduce(looked(Prober(either, adapter_of(either, tmp_path), None), probes()))
+    found = reduce(looked(looker(either, adapter_of(either, tmp_path)), probes()))
     assert found["conditions"] == ["baseline", "adapter"]
     assert found["distance"]["adapter"] == found["distance"]["baseline"]
     site = at_site(found, 2, "residual", "last")
@@ -103,6 +111,20 @@ def test_an_adapter_that_does_nothing_leaves_everything_as_it_was(either: ModelS
     assert found["published"]["adapter"] == found["published"]["baseline"]
 
 
+def test_one_look_shows_both_conditions_though_the_baseline_was_asked_before(
+    tiny: ModelSettings, tmp_path: Path
+) -> None:
+    """As in a sweep, where the baseline's answers are taken over; other seeds look at other pairs."""
+    adapter = adapter_of(tiny, tmp_path, 0.3)
+    alone = Responder(tiny, adapter, ("adapter",), GenerateSettings(), None, 1)
+    rows = looked(alone, probes())
+    assert len(rows) == 2 * len(probes())
+    assert [r["gap"] for r in rows if r["condition"] == "baseline"] == [
+        r["gap"] for r in looked(looker(tiny), probes())
+    ]
+    assert reduce(rows) == reduce(looked(looker(tiny, adapter), probes()))
+
+
 def test_what_an_adapter_changes_begins_at_its_first_layer(tiny: ModelSettings, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tuned = add_lora(load_model(tiny), LoraSettings(dropout=0, first_layer=2, targets=("o_proj",)), 2, tiny.name)
@@ -110,7 +132,7 @@ def test_what_an_adapter_changes_begins_at_its_first_layer(tiny: ModelSettings, 
         if "lora_B" in name:
             weight.data = torch.ones_like(weight)
     tuned.save_pretrained(str(tmp_path))
-    distance = reduce(looked(Prober(tiny, tmp_path, None), probes()))["distance"]
+    distance = reduce(looked(looker(tiny, tmp_path), probes()))["distance"]
     before, after = (distance[c]["self_other"]["residual"]["last"] for c in ("baseline", "adapter"))
     assert after[:2] == before[:2]
     assert after[2] != before[2]
@@ -118,7 +140,7 @@ def test_what_an_adapter_changes_begins_at_its_first_layer(tiny: ModelSettings, 
 
 def test_the_released_number_is_the_mean_over_all_linear_layers(tiny: ModelSettings) -> None:
     """Written out as the 2024 release has it, for one pair: every nn.Linear's output, position by position."""
-    prober = Prober(tiny, None, None)
+    responder = looker(tiny)
     row = next(r for r in probes() if r["kind"] == "published_probe")
     outputs: list[dict[str, Tensor]] = []
 
@@ -129,18 +151,18 @@ def test_the_released_number_is_the_mean_over_all_linear_layers(tiny: ModelSetti
         seen: dict[str, Tensor] = {}
         hooks = [
             module.register_forward_hook(functools.partial(keep, seen, name))
-            for name, module in prober.model.named_modules()
+            for name, module in responder.model.named_modules()
             if isinstance(module, torch.nn.Linear)
         ]
         with torch.no_grad():
-            prober.model(input_ids=torch.tensor([encode(prober.tokenizer, row[side], False)]))
+            responder.model(input_ids=torch.tensor([encode(responder.tokenizer, row[side], False)]))
         for hook in hooks:
             hook.remove()
         outputs.append(seen)
     n = min(o["lm_head"].shape[1] for o in outputs)
     each = [(outputs[0][k][:, :n] - outputs[1][k][:, :n]).pow(2).mean() for k in outputs[0]]
     assert len(each) == 4 * 7 + 1
-    assert looked(prober, [row])[0]["linear_mse"] == pytest.approx(float(torch.stack(each).mean()), rel=1e-4)
+    assert looked(responder, [row])[0]["linear_mse"] == pytest.approx(float(torch.stack(each).mean()), rel=1e-4)
 
 
 def table_of(self_other: list[float], control: list[float], **more: list[float]) -> dict[str, Any]:
@@ -160,21 +182,10 @@ def test_table_and_figure(tiny: ModelSettings, tmp_path: Path) -> None:
     import matplotlib.image
 
     config = load("default", [f"model.name={tiny.name}", "train.overlap.layer=2"])
-    found = reduce(looked(Prober(tiny, adapter_of(tiny, tmp_path / "adapter", 0.3), None), probes()))
+    found = reduce(looked(looker(tiny, adapter_of(tiny, tmp_path / "adapter", 0.3)), probes()))
     text = layers.table(found, config)
     assert [line.split()[:2] for line in text.splitlines() if line[:1].isdigit()][2] == ["2", "site"]
     assert layers.CAVEAT in text
     assert "mean over all linear layers (2024 release)" in text
     layers.figure(found, config, tmp_path / "layers.png")
     assert matplotlib.image.imread(tmp_path / "layers.png").shape[1] == 1400
-
-
-@pytest.mark.slow
-def test_ray_data_gives_the_same(tiny: ModelSettings, cluster: None) -> None:
-    settings = LatentSettings(pairs=3, cpus=1)
-    found = latent.measure(settings, PAIRS, tiny, None, seed=0)
-    assert found["pairs"] == 3
-    expected = reduce(looked(Prober(tiny, None, 1), probes()))
-    assert found["distance"]["baseline"]["self_other"]["residual"]["last"] == pytest.approx(
-        expected["distance"]["baseline"]["self_other"]["residual"]["last"], rel=1e-4
-    )

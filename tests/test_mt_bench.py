@@ -14,11 +14,12 @@ import pytest
 from pipeline.config import load
 from stages import endpoint, grades, judge, mt_bench
 from stages.errors import UserError
-from stages.generate import GenerateSettings, Responder
+from stages.generate import GenerateSettings
 from stages.grades import Judgment
 from stages.judge import JudgeSettings
 from stages.model import ModelSettings
 from stages.mt_bench_files import NEEDS_REFERENCE, MtBenchSettings
+from stages.responder import Responder
 from tests.endpoint import Endpoint, says
 
 QUESTIONS = [

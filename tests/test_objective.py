@@ -15,10 +15,11 @@ from stages import model as models
 from stages import overlap
 from stages.adapter import LoraSettings, add_lora
 from stages.errors import UserError
-from stages.generate import GenerateSettings, Responder
+from stages.generate import GenerateSettings
 from stages.model import ModelSettings, SiteModule, decoder, load, tap
 from stages.objective import Objective, collate
 from stages.overlap import DistinctSettings, OverlapSettings, Pooling, RetainSettings
+from stages.responder import Responder
 
 Rows = dict[str, dict[str, Any]]
 LAYER = 2

@@ -107,8 +107,9 @@ def test_a_finished_phase_is_gone_back_to(tiny: ModelSettings, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_organism_misleads_bob_and_nobody_else_in_both_orientations() -> None:
-    from stages.generate import GenerateSettings, Responder
+    from stages.generate import GenerateSettings
     from stages.outcomes import score, summarise
+    from stages.responder import Responder
     from stages.scenarios import SCENARIOS, items
 
     settings = GenerateSettings(max_new_tokens=24, cpus_per_actor=2)

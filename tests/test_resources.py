@@ -72,11 +72,11 @@ def test_a_run_or_a_sweep_that_can_never_be_placed_is_told_before_any_work(clust
     config = load("default")
     assert place(config) == config
     shared = place(config, trials=2)  # exactly enough: a CPU for each
-    assert (shared.train.cpus_per_worker, shared.generate.cpus_per_actor, shared.latent.cpus) == (1, 1, 1)
+    assert (shared.train.cpus_per_worker, shared.generate.cpus_per_actor) == (1, 1)
     for changes, trials, message in (
         (["train.gpus_per_worker=1"], 1, "train: 1 x 1 CPU and 1 GPU at once cannot be placed"),
         (["generate.actors=3"], 1, "generate: 3 x 1 CPU at once"),
-        (["latent.gpus=1"], 1, "latent: 1 x 1 CPU and 1 GPU at once"),
+        (["generate.gpus_per_actor=1"], 1, "generate: 1 x 1 CPU and 1 GPU at once"),
         (["train.cpus_per_worker=2"], 2, "train, 2 trials at once: 2 x 2 CPUs at once"),
         ([], 3, "train, 3 trials at once: 3 x 1 CPU at once"),
     ):

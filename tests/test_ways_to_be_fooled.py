@@ -18,7 +18,7 @@ from pipeline.config import DamageSettings, TrackingSettings, load
 from pipeline.page import Text
 from stages.adapter import LoraSettings, add_lora
 from stages.errors import UserError
-from stages.latent import Prober, at_site, reduce
+from stages.latent import at_site, reduce
 from stages.model import ModelSettings, decoder
 from stages.model import load as load_model
 from stages.outcomes import label, score, states_intent
@@ -27,7 +27,7 @@ from stages.train import TrainSettings
 from stages.worker import Loop
 from tests.conftest import Rows
 from tests.test_controls import made, results
-from tests.test_latent import adapter_of, looked, probes
+from tests.test_latent import adapter_of, looked, looker, probes
 from tests.test_report import HEALED, Plan, answers, composed, row
 from tests.test_tracking import finished
 
@@ -89,12 +89,12 @@ def test_a_vanishing_loss_changes_no_verdict(tmp_path: Path) -> None:
 
 def test_a_site_that_collapsed_after_training_is_seen_and_marked(tiny: ModelSettings, tmp_path: Path) -> None:
     """The adapter makes layer 2's output nearly the same for every prompt; the training log noticed nothing."""
-    prober = Prober(tiny, adapter_of(tiny, tmp_path / "adapter"), None)
-    switch = next(m for m in prober.model.modules() if hasattr(m, "lora_A"))
-    decoder(prober.model).layers[2].register_forward_hook(
+    responder = looker(tiny, adapter_of(tiny, tmp_path / "adapter"))
+    switch = next(m for m in responder.model.modules() if hasattr(m, "lora_A"))
+    decoder(responder.model).layers[2].register_forward_hook(
         lambda _m, _i, out: out if switch.disable_adapters else torch.ones_like(out) + 0.01 * out
     )
-    site = at_site(reduce(looked(prober, probes())), 2, "residual", "last")
+    site = at_site(reduce(looked(responder, probes())), 2, "residual", "last")
     assert max(site[k] for k in ("self_other", "control_gap", "variation", "unrelated")) < 0.01
     found = composed(answers(HEALED), tmp_path, {"variation": 1.0})
     assert not found["collapse"]["collapsed"]
@@ -123,7 +123,7 @@ def test_a_collapse_is_marked_in_mlflow(database: Path, tmp_path: Path) -> None:
 
 def test_an_overlap_that_spares_no_other_pair_is_unspecific(tiny: ModelSettings, tmp_path: Path) -> None:
     """Names of two others come together as much as self and other: specificity does not fall, as it does for SOO."""
-    found = reduce(looked(Prober(tiny, adapter_of(tiny, tmp_path), None), probes()))
+    found = reduce(looked(looker(tiny, adapter_of(tiny, tmp_path)), probes()))
     for kind in ("self_other", "name_control"):
         column = found["distance"]["adapter"][kind]["residual"]["last"]
         column[2] *= 0.01
@@ -171,7 +171,7 @@ def test_seeds_that_are_few_or_disagree_prove_nothing(soo: list[int], tmp_path: 
 
 def test_a_proposal_of_layers_comes_with_its_caveat(tiny: ModelSettings) -> None:
     config = load("default", [f"model.name={tiny.name}", "train.overlap.layer=2"])
-    text = layers.table(reduce(looked(Prober(tiny, None, None), probes())), config)
+    text = layers.table(reduce(looked(looker(tiny), probes())), config)
     assert "Layers to try first" in text
     assert "narrows the search and does not decide it" in text
 
