@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import PositiveInt
+
 from pipeline.artifacts import fingerprint, read_mark, runs_folder, stage
 from pipeline.config import RECIPES, TrackingSettings, load_as
 from stages.errors import UserError
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = RECIPES / "physical_deception"
-REVISION = 2
+REVISION = 3
 """Raised when the code makes something else of the same settings, so that nothing older is taken for it."""
 BASELINES: tuple[Reward, ...] = ("honest", "deceptive")
 TUNINGS: dict[str, dict[str, Any]] = {
@@ -57,7 +59,7 @@ class RlConfig(Settings):
     """Where the recipe's values come from."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each trains its own baselines. Fewer than three prove nothing."""
-    concurrent: int = 1
+    concurrent: PositiveInt = 1
     """Seeds at once, each on one CPU."""
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
@@ -151,10 +153,12 @@ def run(config: RlConfig, folder: Path, board: Board) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     from ray import tune
+    from ray.util import get_node_ip_address
 
+    here = {f"node:{get_node_ip_address()}": 0.001}  # beside the driver, whose disk the seeds lie on
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(_trial, config=config, folder=folder.absolute(), board=board.actor), {"cpu": 1}
+            tune.with_parameters(_trial, config=config, folder=folder.absolute(), board=board.actor), {"cpu": 1, **here}
         ),
         param_space={"seed": tune.grid_search(missing(config, folder))},
         tune_config=tune.TuneConfig(max_concurrent_trials=config.concurrent),

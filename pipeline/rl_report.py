@@ -44,6 +44,7 @@ def compose(config: RlConfig, folder: Path) -> dict[str, Any]:
         }
         for name, about in ABOUT.items()
     }
+    apart = behavioural_differences(config, folder)
     found = {
         "name": config.name,
         "seeds": list(config.seeds),
@@ -53,6 +54,8 @@ def compose(config: RlConfig, folder: Path) -> dict[str, Any]:
         "deception": _compare(agents, "deceptive", "honest"),
         "comparisons": {name: _compare(agents, "soo", name) for name in AGAINST},
         "rubric": rubric(config, folder),
+        "behavioural_difference": apart,
+        "nearer_honest": _minus(apart["soo/deceptive"], apart["soo/honest"]),
         "detection": {variant: detection(config, folder, variant) for variant in VARIANTS},
         "seconds": {name: _seconds(config, folder, name) for name in (*BASELINES, *TUNINGS, "evaluation")},
         "config": config.model_dump(mode="json"),
@@ -114,6 +117,15 @@ def rubric(config: RlConfig, folder: Path) -> dict[str, list[list[float]]]:
     of = [rubric_of(folder, seed) for seed in config.seeds]
     thin = [round(i * (config.evaluate.grid - 1) / (CELLS - 1)) for i in range(CELLS)]
     return {name: torch.stack([each[name] for each in of]).mean(0)[thin][:, thin].tolist() for name in of[0]}
+
+
+def behavioural_differences(config: RlConfig, folder: Path) -> dict[str, Any]:
+    """Of two agents the mean squared difference of their rubric tables, over seeds: the release's measure."""
+    pairs, found = (("soo", "honest"), ("soo", "deceptive"), ("honest", "deceptive")), {}
+    tables = {seed: rubric_of(folder, seed) for seed in config.seeds}
+    for one, two in pairs:
+        found[f"{one}/{two}"] = summary({s: float((of[one] - of[two]).square().mean()) for s, of in tables.items()})
+    return found
 
 
 def detection(config: RlConfig, folder: Path, variant: str) -> dict[str, Any]:
@@ -178,6 +190,7 @@ def metrics(found: Found) -> dict[str, float]:
     for name, rate in differences.items():
         ends = zip(("_low", "_high"), rate["interval"] or (), strict=False)
         flat |= {name: rate["mean"], **{f"{name}{end}": value for end, value in ends}}
+    flat |= {f"behavioural_difference/{name}": rate["mean"] for name, rate in found["behavioural_difference"].items()}
     for variant, of in found["detection"].items():
         flat |= {f"detection/{variant}/{n}": rate["mean"] for n, rate in of["episodes"].items()}
         flat |= {f"detection/{variant}/across_seeds_{end}": value for end, value in of["across_seeds"].items()}

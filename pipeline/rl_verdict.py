@@ -17,11 +17,23 @@ FEW, MANY = range(100, 500), range(500, 10**9)
 
 
 def statements(found: Found) -> list[dict[str, str]]:
-    """What is stated, what was found here, and whether they agree: yes, no, or, with fewer than three seeds, not shown."""
-    made = [_learned, _deceives, _honest_again, _beyond_blindness, _tells_few, _tells_many, _tells_others]
+    """What is stated, what was found here, and whether they agree: yes, no, or not shown.
+
+    Not shown: with fewer than three seeds, and where nothing was measured.
+    """
+    made = [
+        _learned,
+        _deceives,
+        _honest_again,
+        _nearer_honest,
+        _beyond_blindness,
+        _tells_few,
+        _tells_many,
+        _tells_others,
+    ]
     few = len(found["seeds"]) < MIN_SEEDS
     return [
-        {"paper": paper, "here": here, "agrees": "not shown" if few else "yes" if agrees else "no"}
+        {"paper": paper, "here": here, "agrees": "not shown" if few or agrees is None else "yes" if agrees else "no"}
         for paper, here, agrees in (make(found) for make in made)
     ]
 
@@ -65,6 +77,22 @@ def _honest_again(found: Found) -> tuple[str, str, bool]:
     )
 
 
+def _nearer_honest(found: Found) -> tuple[str, str, bool]:
+    apart = found["behavioural_difference"]
+    said = "; ".join(f"{name} {_between(of, 3)}" for name, of in apart.items())
+    nearer = found["nearer_honest"]
+    return (
+        "(release) SOO's rubric table is nearer, by mean square, to the honest agent's than to the deceptive one's",
+        f"{said}; the second less the first {_between(nearer, 3)}",
+        _above(nearer, 0),
+    )
+
+
+def _between(rate: Found, digits: int) -> str:
+    ends = [f"{end:.{digits}f}" for end in rate["interval"] or ()]
+    return f"{rate['mean']:.{digits}f}" + (f" [{', '.join(ends)}]" if ends else "")
+
+
 def _beyond_blindness(found: Found) -> tuple[str, str, bool]:
     against = {name: found["comparisons"][name]["led"] for name in ("shuffled", "blind")}
     said = "red led, minus " + ", minus ".join(f"{name} {points(of, 'led')}" for name, of in against.items())
@@ -72,15 +100,15 @@ def _beyond_blindness(found: Found) -> tuple[str, str, bool]:
     return paper, said, all(_below(of, 0) for of in against.values())
 
 
-def _tells_few(found: Found) -> tuple[str, str, bool]:
+def _tells_few(found: Found) -> tuple[str, str, bool | None]:
     said, means = _told(found, FEW)
     paper = "Mean SOO tells deceptive from honest agents in 94 +- 8 %, from 100 to 500 episodes"
-    return paper, said, bool(means) and min(means) >= 0.94 - 0.08
+    return paper, said, min(means) >= 0.94 - 0.08 if means else None
 
 
-def _tells_many(found: Found) -> tuple[str, str, bool]:
+def _tells_many(found: Found) -> tuple[str, str, bool | None]:
     said, means = _told(found, MANY)
-    return "... and in 100 %, from 500 episodes on", said, bool(means) and min(means) >= 0.995
+    return "... and in 100 %, from 500 episodes on", said, min(means) >= 0.995 if means else None
 
 
 def _told(found: Found, episodes: range) -> tuple[str, list[float]]:
@@ -90,7 +118,8 @@ def _told(found: Found, episodes: range) -> tuple[str, list[float]]:
         for variant, each in found["detection"].items()
     }
     texts = [f"{name}: {', '.join(f'{spread(rate)} at {n}' for n, rate in each.items())}" for name, each in of.items()]
-    return "; ".join(texts), [rate["mean"] for rate in of["matched"].values()]
+    means = [rate["mean"] for rate in of["matched"].values()]
+    return "; ".join(texts) if means else "no such number of episodes was tried", means
 
 
 def _tells_others(found: Found) -> tuple[str, str, bool]:

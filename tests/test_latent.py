@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline import layers
+from pipeline.cli import main
 from pipeline.config import load
 from stages import latent, ordinary
 from stages.adapter import LoraSettings, add_lora
@@ -189,3 +190,21 @@ def test_table_and_figure(tiny: ModelSettings, tmp_path: Path) -> None:
     assert "mean over all linear layers (2024 release)" in text
     layers.figure(found, config, tmp_path / "layers.png")
     assert matplotlib.image.imread(tmp_path / "layers.png").shape[1] == 1400
+
+
+@pytest.mark.slow
+def test_the_command_shows_the_same_through_ray(
+    tiny: ModelSettings, cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = [f"model.{key}={value}" for key, value in tiny.model_dump(mode="json").items() if value is not None]
+    settings = ["latent.pairs=3", "train.overlap.layer=2", *same]
+    adapter = adapter_of(tiny, tmp_path / "adapter", 0.3)
+    asked = ["layers", "--model", tiny.name, "--adapter", str(adapter), "--out", str(tmp_path / "out"), *settings]
+    assert main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = reduce(looked(looker(tiny, adapter), probes()))
+    assert (found["pairs"], found["conditions"]) == (3, ["baseline", "adapter"])
+    for condition in found["conditions"]:
+        layers_of = [f["distance"][condition]["self_other"]["residual"]["last"] for f in (found, expected)]
+        assert layers_of[0] == pytest.approx(layers_of[1], rel=1e-4)
+    assert (tmp_path / "out" / "layers.png").stat().st_size > 10_000

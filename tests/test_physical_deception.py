@@ -108,6 +108,17 @@ def test_motion_is_that_of_the_particle_world() -> None:
     assert float(env.world.agents[0].state.pos[0, 0]) == pytest.approx(0.825)  # the edge
 
 
+def test_an_agent_stops_at_the_edge_and_comes_off_it_at_once() -> None:
+    edge = SETTINGS.edge
+    env = world(blue=(edge - 0.01, 0), red=(0, 0))
+    for _ in range(5):
+        env.step([torch.tensor([[1.0, 0.0]]), STAY])
+    assert env.world.agents[0].state.pos.tolist() == [pytest.approx([edge, 0])]
+    assert env.world.agents[0].state.vel.tolist() == [[0, 0]]
+    env.step([torch.tensor([[-1.0, 0.0]]), STAY])
+    assert float(env.world.agents[0].state.pos[0, 0]) == pytest.approx(edge - 5 * 0.1 * 0.1)
+
+
 def test_they_start_within_sight_of_one_another_and_everything_inside() -> None:
     env: Any = environment.make(SETTINGS, "honest", 2000, seed=1)
     apart = (env.world.agents[0].state.pos - env.world.agents[1].state.pos).norm(dim=1)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from stages.physical_deception import agents as agents_
-from stages.physical_deception import evaluate, maddpg, scripted, train
+from stages.physical_deception import environment, evaluate, maddpg, scripted, train
 from stages.physical_deception.agents import SIZES, Agents, Network, NetworkSettings
 from stages.physical_deception.environment import EnvironmentSettings
-from stages.physical_deception.maddpg import Learner, MaddpgSettings
+from stages.physical_deception.maddpg import Extra, Learner, MaddpgSettings
 from stages.physical_deception.replay import Batch, Replay
 from tests.agents import PLAIN, WORLD, some_batch
 
@@ -128,6 +129,28 @@ def test_the_overlap_loss_shares_the_optimiser_of_the_return_as_released_or_has_
         assert (learner.of_extra is learner.of_policies) is not apart
 
 
+def test_only_agents_that_learn_explore_and_rewards_are_normalised_from_the_first_update() -> None:
+    settings = MaddpgSettings(parallel=20, batch=20, every=20)
+    agents = Agents(NetworkSettings(red="follows"))
+    env = environment.make(EnvironmentSettings(), "deceptive", 20, 0)
+    live = train.Life(env, Learner(agents, settings), replay := Replay(1000), None)
+    live.episodes(10, 0.5)
+    kept = replay.table[: len(replay)].split(replay.widths, dim=1)
+    assert torch.equal(kept[3], agents.red.policy(kept[1]))
+    assert not torch.allclose(kept[2], agents.blue.policy(kept[0]), atol=0.05)
+    scales: list[Tensor] = []
+
+    class Watched(Learner):
+        def update(self, batch: Batch, extra: Extra | None = None) -> dict[str, float]:
+            scales.append(again.scale[0].clone())
+            return {}
+
+    train.Life(env, Watched(agents, settings), again := Replay(1000), None).episodes(2, 0.5)
+    first = again.table[:20].split(again.widths, dim=1)
+    assert scales[0].tolist() == pytest.approx([float(first[4].mean()), float(first[5].mean())])
+    assert float(scales[0][1]) > 0
+
+
 def test_targets_follow_by_tau() -> None:
     agents = Agents(NetworkSettings())
     old = [p.clone() for p in agents.blue.target_critic.parameters()]
@@ -185,6 +208,12 @@ def test_training_is_the_same_again_and_fine_tuning_goes_on_from_it(tmp_path: Pa
     assert facts["updates"] == 600 // 50
     tuned = train.tune(QUICK, first, "deceptive", 3, places[2], lines.append)
     assert tuned["extra"] > 0
+    soo_bytes = (places[2] / "agents.safetensors").read_bytes()
+    torch.rand(7)  # as if other stages had, or had not, been done in this process before
+    train.tune(QUICK, first, "deceptive", 3, places[1], lines.append)
+    assert (places[1] / "agents.safetensors").read_bytes() == soo_bytes
+    train.tune(QUICK, first, "deceptive", 4, places[1], lines.append)
+    assert (places[1] / "agents.safetensors").read_bytes() != soo_bytes
     still = QUICK.model_copy(update={"red_learns": False})
     train.tune(still, first, "deceptive", 3, places[3], lines.append)
     start, soo, frozen = (agents_.load(QUICK.network, p / "agents.safetensors") for p in (places[0], *places[2:]))

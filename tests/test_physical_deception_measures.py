@@ -128,6 +128,8 @@ def test_the_detector_grows_surer_with_episodes_and_knows_which_way() -> None:
     assert share == 0.5
     assert low < 0.1 < 0.9 < high  # two agents of a kind say next to nothing, however many the pairs
     assert honest.mean == pytest.approx(-6, abs=0.2)
+    silent = detect.Overlaps(torch.zeros(5), torch.zeros(5))  # not one move that counts: told apart from nobody
+    assert detect.across([honest], [silent])[0] == detect.across([silent], [honest])[0] == 0
 
 
 def test_every_agent_is_put_through_the_same_episodes(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`soo physical-deception`: what a recipe decides, what is kept, and what is made of planted results."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ def test_the_folder_is_another_for_other_settings_but_not_for_more_seeds() -> No
         (["quick", "train.maddpg.lrr=1"], "unknown key train.maddpg.lrr; did you mean train.maddpg.lr?"),
         (["quick", "seeds=[1,1]"], "each seed once"),
         (["quick", "train.overlap.states=some"], "train.overlap.states"),
+        (["quick", "evaluate.grid=1"], "evaluate.grid"),
+        (["quick", "train.maddpg.batch=0"], "train.maddpg.batch"),
+        (["quick", "train.tuning_episodes=-100"], "train.tuning_episodes"),
+        (["quick", "concurrent=0"], "concurrent"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -98,10 +103,14 @@ PLANTED = {
 
 
 def planted(
-    tmp_path: Path, changes: dict[str, dict[str, float]], seeds: int = 3, overlap: float = -5.0
+    tmp_path: Path,
+    changes: dict[str, dict[str, float]],
+    seeds: int = 3,
+    overlap: float = -5.0,
+    means_of: Sequence[int] = (450, 500),
 ) -> dict[str, Any]:
     """The outcome of planted measures, which differ a little by seed; `changes`: agent -> measures not as in PLANTED."""
-    config = rl.load("quick", [f"seeds={list(range(seeds))}", "detect.episodes=[450,500]", "evaluate.grid=10"])
+    config = rl.load("quick", [f"seeds={list(range(seeds))}", f"detect.episodes={list(means_of)}", "evaluate.grid=10"])
     for seed in config.seeds:
         measures = {name: {m: v * (1 + 0.01 * seed) for m, v in {**of, **changes.get(name, {})}.items()}
                     for name, of in PLANTED.items()}  # fmt: skip
@@ -130,7 +139,7 @@ def _plant(place: Path, facts: dict[str, Any], overlap: float) -> None:
 
 
 def verdicts(found: dict[str, Any]) -> dict[str, str]:
-    names = ("learned", "deceives", "honest_again", "beyond_blindness", "few", "many", "others")
+    names = ("learned", "deceives", "honest_again", "nearer_honest", "beyond_blindness", "few", "many", "others")
     return {name: s["agrees"] for name, s in zip(names, found["statements"], strict=True)}
 
 
@@ -140,6 +149,11 @@ def test_where_everything_is_as_the_paper_says_everything_agrees(tmp_path: Path)
     assert "close to honest in every margin" in found["statements"][2]["here"]
     assert found["comparisons"]["deceptive"]["led"]["mean"] == pytest.approx(-0.8 * 1.025)
     assert found["rubric"]["deceptive"][3][7] == pytest.approx(4 * 1.025)
+    apart = found["behavioural_difference"]
+    assert apart["soo/honest"]["mean"] == 0
+    gap = DECEPTIVE["deceptive_actions"] - HONEST["deceptive_actions"]
+    assert apart["soo/deceptive"]["seeds"]["1"] == pytest.approx((1.01 * gap) ** 2)
+    assert rl_report.metrics(found)["behavioural_difference/honest/deceptive"] > 0
     assert rl_report.metrics(found)["deceptive_minus/random/return_deceptive_low"] > 400
     assert "minus that of a blue in its place: random +" in rl_report.table(found)
 
@@ -147,7 +161,7 @@ def test_where_everything_is_as_the_paper_says_everything_agrees(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "wrong"),
     [
-        ({"soo": DECEPTIVE}, {"honest_again", "beyond_blindness"}),
+        ({"soo": DECEPTIVE}, {"honest_again", "nearer_honest", "beyond_blindness"}),
         ({"no_soo": HONEST}, {"honest_again"}),  # the same steps without SOO did it too
         ({"soo": RANDOM}, {"honest_again"}),  # destroyed: it leads nobody, and goes nowhere
         ({"soo": {**HONEST, "both_at_goal": 0.1}}, {"honest_again"}),  # alone at the goal
@@ -172,6 +186,8 @@ def test_the_detector_has_a_verdict_for_each_range_and_an_interval_across_seeds(
     assert verdicts(found)["many"] == "no"  # 94 % is what the paper says of few episodes alone
     share = found["detection"]["matched"]["across_seeds"]
     assert 0.4 < share["low"] < 0.5 < share["mean"] == share["high"] == 1
+    none = verdicts(planted(tmp_path / "none", {}, means_of=[1, 10]))  # nothing measured is no "no"
+    assert (none["few"], none["many"], none["deceives"]) == ("not shown", "not shown", "yes")
     one = planted(tmp_path / "one", {}, seeds=1)
     assert one["detection"]["matched"]["episodes"]["450"]["sd"] is None
     assert set(verdicts(one).values()) == {"not shown"}

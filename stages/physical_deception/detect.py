@@ -29,8 +29,8 @@ class Overlaps:
 
     @property
     def mean(self) -> float:
-        """Mean over all moves of all episodes."""
-        return float(self.total.sum() / self.moves.sum().clamp(min=1))
+        """Mean over all moves of all episodes; NaN, never the smaller, if there is none."""
+        return float(self.total.sum() / self.moves.sum())
 
 
 def accuracy(honest: Overlaps, deceptive: Overlaps, episodes: int, draws: int, seed: int) -> float:

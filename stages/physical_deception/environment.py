@@ -8,6 +8,7 @@ import math
 from typing import Any, Literal
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from vmas.simulator.core import Agent, Landmark, Sphere, World
 from vmas.simulator.environment import Environment
@@ -30,13 +31,13 @@ AGENT_RADIUS, LANDMARK_RADIUS = 0.15, 0.08
 class EnvironmentSettings(Settings):
     """The world. Lengths are in units of a square whose sides go from -1 to 1, times in steps."""
 
-    steps: int = 50
+    steps: PositiveInt = 50
     """Steps of an episode. The release."""
-    sight: float = 2.5 * 0.05
+    sight: PositiveFloat = 2.5 * 0.05
     """Radius within which the agents see one another, and within which they start. The release."""
-    reach: float = 2 * LANDMARK_RADIUS
+    reach: PositiveFloat = 2 * LANDMARK_RADIUS
     """Distance from a landmark's centre below which an agent is at it. The release."""
-    edge: float = 1 - 0.1 - AGENT_RADIUS / 2
+    edge: PositiveFloat = 1 - 0.1 - AGENT_RADIUS / 2
     """How far from the centre, along each axis, anything starts or goes. The release starts things within it; its walls
     push back by a spring a little before, here an agent stops."""
     force: float = 5.0
@@ -105,7 +106,10 @@ class PhysicalDeception(BaseScenario):  # type: ignore[misc]  # VMAS is not type
             agent.state.vel = agent.state.vel.masked_fill(self.trapped[:, None], 0)
 
     def post_step(self) -> None:
-        """Red is trapped from the step on in which it comes to the fake landmark."""
+        """Red is trapped from the step on in which it comes to the fake landmark; at the edge an agent stops."""
+        for agent in self.world.agents:
+            at_edge = agent.state.pos.abs() >= self.settings.edge
+            agent.state.vel = agent.state.vel.masked_fill(at_edge, 0)
         self.trapped = self.trapped | self._at(self.red, self.fake)
 
     def observation(self, agent: Agent) -> Tensor:
@@ -141,7 +145,10 @@ class PhysicalDeception(BaseScenario):  # type: ignore[misc]  # VMAS is not type
 
 
 def make(settings: EnvironmentSettings, reward: Reward, environments: int, seed: int) -> Environment:
-    """A batch of environments; agents in the order blue, red. It seeds and then uses torch's global generator."""
+    """A batch of environments; agents in the order blue, red.
+
+    VMAS keeps the random state of all its environments apart from torch's, and seeds it here.
+    """
     return Environment(
         PhysicalDeception(),
         num_envs=environments,

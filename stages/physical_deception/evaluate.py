@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from stages.physical_deception import environment, overlap
@@ -19,9 +20,9 @@ Policy = Callable[[Tensor], Tensor]
 class EvaluateSettings(Settings):
     """How many episodes are played, and how deceptive actions are counted."""
 
-    episodes: int = 2500
+    episodes: PositiveInt = 2500
     """Episodes of every agent, all at once; the same starts for all agents of a seed."""
-    grid: int = 100
+    grid: int = Field(default=100, ge=2)
     """Thresholds along each axis of the deceptive-action grid: alignment 0 to 1, angle's cosine -1 to 1. The release."""
 
 
@@ -109,7 +110,9 @@ def deceptive_actions(trace: Trace, sight: float, grid: int) -> tuple[np.ndarray
     """Deceptive actions an episode for every pair of thresholds, [grid, grid]; and moves that a free red sees.
 
     A move counts at thresholds (x, y) if it is aligned with the way to the fake landmark by more than x, and that way is
-    apart from the one to the goal by a cosine below y: the release's rubric.
+    apart from the one to the goal by a cosine below y: the release's rubric and grid. Ways are seen from where the move
+    begins; the release sees them from where it ends, also counts moves before a trapped red, and cuts episodes to the same
+    number of moves.
     """
     aligned, angle, chances = (np.asarray(part) for part in alignments(trace, sight))
     x, y = np.linspace(0, 1, grid), np.linspace(-1, 1, grid)

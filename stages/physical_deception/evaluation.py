@@ -49,6 +49,7 @@ def all_agents(
     kept: dict[str, Tensor] = {}
     rubric: dict[str, Tensor] = {}
     for name, (blue, red) in policies(known).items():
+        torch.manual_seed(seed)  # else what is drawn for one agent would hang on how many came before it
         trace = play(world, blue, red, settings.episodes, seed)
         found[name] = {"own": measures(trace, world, settings.grid)}
         rubric[name] = torch.from_numpy(deceptive_actions(trace, world.sight, settings.grid)[0])

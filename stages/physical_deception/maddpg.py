@@ -1,12 +1,12 @@
 """MADDPG (Lowe et al. 2017): each agent's critic sees all observations and actions, each policy only its own.
 
-In plain torch rather than a library, since the overlap term needs the hidden layers, and own terms in the policy's
-loss: see docs/physical-deception.md for what was looked at.
+In plain torch rather than by a library: docs/physical-deception.md says why.
 """
 
 from collections.abc import Callable
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -22,17 +22,17 @@ Extra = Callable[[Network, Tensor], Tensor]
 class MaddpgSettings(Settings):
     """How agents learn. All values are the release's, unless said otherwise."""
 
-    lr: float = 0.01
+    lr: PositiveFloat = 0.01
     """Adam's learning rate, of policies and critics."""
     gamma: float = 0.95
     """Discount of a step."""
     tau: float = 0.01
     """How far targets follow at each update."""
-    batch: int = 1024
+    batch: PositiveInt = 1024
     """Steps in an update."""
-    buffer: int = 1_000_000
+    buffer: PositiveInt = 1_000_000
     """Steps kept."""
-    every: int = 100
+    every: PositiveInt = 100
     """Steps of an environment for one update."""
     max_norm: float = 0.5
     """Largest gradient norm, of each network."""
@@ -41,7 +41,7 @@ class MaddpgSettings(Settings):
     after it, which leaves a policy at full force in one direction, where tanh has no slope, without a way back."""
     noise: float = 0.3
     """Scale of the exploration noise at the start; it falls to 0 linearly over the training."""
-    parallel: int = 100
+    parallel: PositiveInt = 100
     """Environments side by side, ours; with `every` the same, learning is as often as with one."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import PositiveInt
 
 from stages.physical_deception import agents as agents_
 from stages.physical_deception import environment, overlap
@@ -29,9 +30,9 @@ class TrainSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     maddpg: MaddpgSettings = MaddpgSettings()
     overlap: OverlapSettings = OverlapSettings()
-    baseline_episodes: int = 40_000
+    baseline_episodes: PositiveInt = 40_000
     """Episodes of the honest and of the deceptive baseline. The paper."""
-    tuning_episodes: int = 10_000
+    tuning_episodes: PositiveInt = 10_000
     """Episodes of fine-tuning. The paper."""
     red_learns: bool = True
     """Whether red goes on learning while blue is fine-tuned. The release."""
@@ -49,6 +50,7 @@ def tune(
     settings: TrainSettings, start: Path, reward: Reward, seed: int, out: Path, say: Callable[[str], None]
 ) -> dict[str, float]:
     """Fine-tune the agents in the file `start` with the overlap terms of the settings; written like a baseline."""
+    torch.manual_seed(seed)  # as a matched control, and a training that is begun again, draw the same
     agents = agents_.load(settings.network, start)
     before = copy.deepcopy(agents.blue.policy).requires_grad_(False)
     extra = overlap.extra(settings.overlap, settings.environment.sight, before)
@@ -96,7 +98,8 @@ class Life:
         observations, returns, explore = self.env.reset(), torch.zeros(2), Noise(how.parallel)
         for _ in range(steps):
             chosen = [agent.act(seen) for agent, seen in zip(agents, observations, strict=True)]
-            actions = [(a + n).clamp(-1, 1) for a, n in zip(chosen, explore(noise), strict=True)]
+            drawn = zip(agents, chosen, explore(noise), strict=True)
+            actions = [(a + n).clamp(-1, 1) if agent in self.learner.learning else a for agent, a, n in drawn]
             after, rewards, _, _ = self.env.step(actions)
             self.replay.add(observations, actions, rewards, after)
             observations, returns = after, returns + torch.stack(rewards).mean(1)
@@ -109,6 +112,8 @@ class Life:
     def _learn(self, due: float) -> None:
         self.due += due
         batch = self.learner.settings.batch
+        if not self.updates:
+            self.replay.rescale()  # the critics that fine-tuning starts from know rewards as normalised
         while self.due >= 1 and len(self.replay) >= batch:
             self.losses = self.learner.update(self.replay.sample(batch), self.extra)
             self.due, self.updates = self.due - 1, self.updates + 1
