@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from stages.errors import UserError
+from stages.errors import UserError, first_line
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def connected(cpus: int | None = None) -> Iterator[None]:
                 )
     except (OSError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "a private Ray on this machine"
-        raise UserError(f"cannot use {where}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"cannot use {where}: {first_line(error)}") from error
     try:
         _settle()
         yield

@@ -22,10 +22,10 @@ def compare(uri: str, run_ids: Sequence[str], out: Path) -> tuple[dict[str, Any]
             folder.mkdir(parents=True, exist_ok=True)
             figures += sweep_figure.draw(found, folder)
             text += [sweep_report.table(found), ""]
-        elif outcome := sweep_tracking.fetch(uri, run_id, "outcome.json"):
+        elif "scenarios" in (outcome := sweep_tracking.fetch(uri, run_id, "outcome.json") or {}):
             rows.append(row(run_id, outcome))
         else:
-            raise UserError(f"MLflow run {run_id} is neither a finished sweep nor a finished run")
+            raise UserError(f"MLflow run {run_id} is neither a finished sweep nor a finished run on scenarios")
     if rows:
         text += [_line(HEAD), *(_line(_cells(r)) for r in rows)]
     text += [f"figure  {path}" for path in figures]

@@ -1,7 +1,6 @@
 """The configuration of a run: each stage's own settings together, from a YAML recipe and dotted overrides."""
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError, field_validator
 
+from pipeline.storage import PASSWORD
 from stages.capability import MARGINS, CapabilitySettings
 from stages.deception import DeceptionSettings
 from stages.errors import UserError
@@ -23,8 +23,6 @@ from stages.train import TrainSettings
 
 RECIPES = Path(__file__).parent / "recipes"
 Config = TypeVar("Config", bound=Settings)
-PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
-"""A user's name or password in a URL."""
 
 
 def without_password(uri: str, what: str) -> str:

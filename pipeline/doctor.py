@@ -17,7 +17,7 @@ from pipeline import tracking
 from pipeline.artifacts import runs_folder
 from pipeline.config import TrackingSettings
 from stages import embedded
-from stages.errors import UserError
+from stages.errors import UserError, first_line
 
 PROJECT = "soo-pipeline"
 GIB = 2**30
@@ -57,7 +57,7 @@ def _safely(name: str, check: Callable[[str], Finding]) -> Finding:
     try:
         return check(name)
     except Exception as error:  # a broken installation may raise anything, and the other findings are wanted then
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         return Finding(name, False, reason, "install the pinned versions: make setup")
 
 

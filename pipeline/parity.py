@@ -22,6 +22,8 @@ from stages.errors import UserError
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
 UNITS = ("mt_bench", "latent")
+UNTESTED = ("latent", "reinforcement_learning_250")
+"""Measures whose pooling, or whose published spread, is not told well enough to be set against ours."""
 """Measures of language models that are no shares of answers."""
 AGENTS, DETECTION = "physical deception, two agents", "reinforcement_learning_"
 """What stands for a model, and how a measure begins, where `soo physical-deception` is published."""
@@ -202,7 +204,7 @@ def _before(cell: Cell, found: Ours) -> Verdict:
 def _after(cell: Cell, found: Ours) -> Verdict:
     if cell.after is None or not found.after:
         return "not published" if cell.after is None else "not run"
-    if cell.sd is None or len(found.after) < agreement.MIN_SEEDS or cell.measure == "latent":
+    if cell.sd is None or len(found.after) < agreement.MIN_SEEDS or cell.measure in UNTESTED:
         return "no test"
     margin = agreement.MARGINS.get(cell.measure, agreement.MARGIN)
     return agreement.of_means(cell.after, cell.sd, cell.seeds, found.after, margin)

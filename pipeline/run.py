@@ -116,7 +116,12 @@ def fine_tune(config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark
         return adapter.final
 
     questions = looked_at(config)
-    inputs = [config.train.model_dump(), config.model.model_dump(), identity(config.model), config.seed]
+    inputs = [
+        config.train.model_dump(exclude={"cpus_per_worker"}),
+        config.model.model_dump(),
+        identity(config.model),
+        config.seed,
+    ]
     inputs += [questions and vars(questions)]
     mark = stage(folder / "train", [*inputs, prompts.fingerprint], make, keep_partial=True)
     say(f"  adapter in {folder / 'train' / 'adapter'}")
@@ -158,7 +163,12 @@ def ask(
             shutil.copy(file, out / "answers" / f"baseline-{file.name}")
         return {"answers": len(conditions) * sum(r["task"] != "latent" for r in rows)}
 
-    inputs = [rows, config.generate.model_dump(), config.model.model_dump(), identity(config.model)]
+    inputs = [
+        rows,
+        config.generate.model_dump(exclude={"cpus_per_actor"}),
+        config.model.model_dump(),
+        identity(config.model),
+    ]
     mark = stage(folder / "answers", [*inputs, list(conditions), made_from], make)
     say(f"  {mark.facts['answers']} answers in {folder / 'answers'}")
     return mark

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline import options
 from pipeline.artifacts import runs_folder
+from stages.errors import first_line
 
 Result = dict[str, Any]
 
@@ -87,8 +88,7 @@ def recorded(folder: Path, uri: str) -> tuple[str | None, list[str]]:
     try:
         return tracking.record(folder, uri), [f"MLflow  {tracking.ui_command(uri)}"]
     except Exception as error:  # whatever MLflow raises, the run itself is done
-        reason = str(error).strip().splitlines()[0]
-        return None, [f"MLflow  not recorded ({reason}); later: soo log {folder}"]
+        return None, [f"MLflow  not recorded ({first_line(error)}); later: soo log {folder}"]
 
 
 def evaluate(arguments: argparse.Namespace) -> tuple[Result, str]:

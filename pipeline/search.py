@@ -73,10 +73,12 @@ def run(
         shutil.rmtree(storage, ignore_errors=True)
         tuner = _fresh(job, trainable, space, search, count, seed, concurrent)
     results = _fit(tuner)
+    told = len(results)
     if again := _withdrawn(job, results):
         shutil.rmtree(job.folder / "again", ignore_errors=True)
         settled = {trial.name_of(point) for point in again}
         results = [r for r in results if not r.config or trial.name_of(_point(r.config, job)) not in settled]
+        count -= told - len(results) - len(again)  # a searcher may have suggested one point twice
         results += _fit(_tuner(job, trainable, "again", again, None, 1, concurrent))
     return _settle(job, results, points(space, search, count, seed), count)
 

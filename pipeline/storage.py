@@ -5,13 +5,16 @@ does not have it. pyarrow speaks to the storage, and finds credentials as it doe
 """
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stages.errors import UserError
+from stages.errors import UserError, first_line
 
+PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+"""A user's name or password in a URI."""
 TRIES, PAUSE = 3, 1.0
 """How often a storage that fails is asked again, and seconds before the second try."""
 
@@ -19,6 +22,10 @@ TRIES, PAUSE = 3, 1.0
 def uri() -> str | None:
     """The storage, if SOO_RUNS is a URI."""
     found = os.environ.get("SOO_RUNS", "")
+    if PASSWORD.search(found):
+        raise UserError(
+            "leave keys out of SOO_RUNS, which is written down: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+        )
     return found.rstrip("/") if "://" in found else None
 
 
@@ -103,7 +110,6 @@ def _patiently(do: Callable[[], Any], where: str) -> Any:
             return do()
         except (OSError, ValueError) as error:
             if not left:
-                reason = str(error).strip().splitlines()[0]
-                raise UserError(f"cannot use the storage {where} (SOO_RUNS): {reason}") from error
+                raise UserError(f"cannot use the storage {where} (SOO_RUNS): {first_line(error)}") from error
             time.sleep(PAUSE * 2 ** (TRIES - 1 - left))
     raise AssertionError

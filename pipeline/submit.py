@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.errors import UserError
+from stages.errors import UserError, first_line
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "stages", "tune_spaces")
 GIVEN = "given"
 MAX_BYTES = 90 * 2**20
 """Ray refuses a working directory of more than 100 MiB."""
+PATIENCE = 60.0
+"""Seconds in which a cluster may be out of reach while its job is followed."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def environment(names: Sequence[str], storage: str | None) -> dict[str, str]:
 
 def check(command: Sequence[str]) -> None:
     """Raise UserError for a command that is none, or that shows a password to everybody who can list jobs."""
-    from pipeline.config import PASSWORD
+    from pipeline.storage import PASSWORD
 
     if not command:
         raise UserError("name the command to submit, such as: soo submit -- run default")
@@ -101,27 +103,36 @@ def connect(address: str | None) -> Any:
             if "auth" in text.lower() or "401" in text
             else ""
         )
-        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-        raise UserError(f"no Ray jobs at {address}: {first[:200]}{hint}") from error
+        raise UserError(f"no Ray jobs at {address}: {first_line(error)[:200]}{hint}") from error
 
 
 def submit(client: Any, folder: Path, command: Sequence[str], variables: dict[str, str]) -> str:
     """Start the job; its id."""
-    from ray.job_submission import JobSubmissionClient
-
-    assert isinstance(client, JobSubmissionClient)
-    return client.submit_job(
-        entrypoint=shlex.join(["python", "-m", "pipeline", *command]),
-        runtime_env={"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1", **variables}},
-    )
+    try:
+        job_id: str = client.submit_job(
+            entrypoint=shlex.join(["python", "-m", "pipeline", *command]),
+            runtime_env={"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1", **variables}},
+        )
+    except Exception as error:  # it lets through whatever its HTTP library raises
+        raise UserError(f"the cluster did not take the job: {first_line(error)[:200]}") from error
+    return job_id
 
 
 def follow(client: Any, job_id: str, tell: Callable[[str], None], interval: float = 1.0) -> Job:
-    """Tell the job's log line by line until it ends."""
-    told = 0
+    """Tell the job's log line by line until it ends. Raises UserError if the cluster is out of reach for a minute."""
+    told, reached = 0, time.monotonic()
     while True:
-        info = client.get_job_info(job_id)
-        log = client.get_job_logs(job_id)
+        try:
+            info = client.get_job_info(job_id)
+            log = client.get_job_logs(job_id)
+        except Exception as error:  # a port-forward that drops; the job does not mind
+            if time.monotonic() - reached > PATIENCE:
+                raise UserError(
+                    f"lost sight of {job_id}, which may go on (ray job logs --follow {job_id}): {first_line(error)[:200]}"
+                ) from error
+            time.sleep(interval)
+            continue
+        reached = time.monotonic()
         ended = info.status.is_terminal()
         whole = log if ended else log[: log.rfind("\n") + 1]
         for line in whole[told:].splitlines():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import PositiveInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
 from pipeline import ranking, search, spaces
 from pipeline import run as runs
@@ -50,7 +50,7 @@ class SweepSettings(Settings):
     """Choosing items a scenario that every trial is asked, 50 at most."""
     concurrent: PositiveInt = 1
     """Trials at once; each gets an even share of the CPUs."""
-    retries: int = 1
+    retries: NonNegativeInt = 1
     """How often a trial that died is tried again."""
     confirm: bool = True
     """Whether the best point is asked the confirming items, once, at the end."""
@@ -112,25 +112,33 @@ def keep(config: RunConfig, settings: SweepSettings, folder: Path) -> None:
     if (folder / KEPT).exists():
         before = kept(folder)
         same = before[0].model_copy(update={"tracking": config.tracking}) == config
-        if not same or before[1].model_copy(update={"space": settings.space}) != settings:
+        same = same and before[1].model_copy(update={"space": settings.space}) == settings
+        if not same or _text(before[1].space) != _text(settings.space):
             raise UserError(f"{folder} holds another sweep: go on with it by --resume, or name another --out")
     made = {"sweep": settings.model_dump(mode="json"), "config": config.model_dump(mode="json")}
-    (folder / KEPT).write_text(yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=110))
+    aside = folder / f".{KEPT}.new"
+    aside.write_text(yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=110))
+    aside.replace(folder / KEPT)
     path = Path(settings.space)
     if path.is_file() and not (copy := folder / "space" / path.name).exists():
         copy.parent.mkdir(exist_ok=True)
         shutil.copy(path, copy)
 
 
+def _text(space: str) -> str:
+    """What tells one space from another: the text of an own file, or a name."""
+    return Path(space).read_text() if Path(space).is_file() else space
+
+
 def kept(folder: Path) -> tuple[RunConfig, SweepSettings]:
     """What a sweep was started with. Raises UserError if the folder holds none."""
     try:
         found = yaml.safe_load((folder / KEPT).read_text())
-        settings = SweepSettings.model_validate(found["sweep"])
+        settings, config = SweepSettings.model_validate(found["sweep"]), found["config"]
     except (OSError, KeyError, TypeError, yaml.YAMLError, ValidationError) as error:
         raise UserError(f"{folder} is not a sweep: it has no {KEPT} that can be read") from error
     own = sorted((folder / "space").glob("*.py"))
-    return validated(found["config"]), settings.model_copy(update={"space": str(own[0])} if own else {})
+    return validated(config), settings.model_copy(update={"space": str(own[0])} if own else {})
 
 
 def run(
@@ -240,7 +248,7 @@ def confirm(config: RunConfig, job: Job, best: Point, board: Board) -> list[Seed
         for part in ("train", "pairs"):
             _copy(job.place(best.values) / f"seed-{seed}" / part, again.place(best.values) / f"seed-{seed}" / part)
         _copy(job.pairs(seed), again.pairs(seed))
-    return [trials.run_seed(again, best.values, seed, board) for seed in job.seeds]
+    return [trials.persevere(again, best.values, seed, board) for seed in job.seeds]
 
 
 def _copy(made: Path, to: Path) -> None:

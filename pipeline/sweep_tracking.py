@@ -15,7 +15,7 @@ from pipeline import ranking, sweep_report, tracking
 from pipeline.artifacts import write_json
 from pipeline.ranking import Point
 from pipeline.trial import label
-from stages.errors import UserError
+from stages.errors import UserError, first_line
 
 Found = Mapping[str, Any]
 Client = Any
@@ -65,8 +65,8 @@ class Record:
             for s in found["confirmation"]
         ]
         with self._session() as (client, place):
-            for key, value in {"recipe": found["name"], "model": found["model"], "space": found["space"],
-                               **found["settings"]}.items():  # fmt: skip
+            for key, value in {**found["settings"], "recipe": found["name"], "model": found["model"],
+                               "space": found["space"]}.items():  # fmt: skip
                 client.log_param(self.run_id, key, value)
             began = client.get_run(self.run_id).info.start_time
             for key, value in _summary(found, points, best).items():
@@ -195,5 +195,5 @@ def quietly(record: Callable[[], Any], tell: Callable[[str], None]) -> Any:
     except UserError as error:
         tell(f"MLflow  not recorded ({error})")
     except Exception as error:  # whatever MLflow raises
-        tell(f"MLflow  not recorded ({(str(error).strip() or type(error).__name__).splitlines()[0]})")
+        tell(f"MLflow  not recorded ({first_line(error)})")
     return None

@@ -63,7 +63,7 @@ def evaluate(job: Job, point: Mapping[str, Any], board: Board) -> Point:
         for seed in job.seeds:
             board.say(f"{label(point)}, seed {seed}")
             try:
-                seeds.append(_persevere(job, point, seed, board))
+                seeds.append(persevere(job, point, seed, board))
             except Exception as error:  # whatever a trial dies of, the sweep goes on
                 found = conclude(job, point, seeds, f"seed {seed}: {reason(error)}")
                 break
@@ -93,7 +93,7 @@ def read(folder: Path) -> Point | None:
         return None
 
 
-def _persevere(job: Job, point: Mapping[str, Any], seed: int, board: Board) -> Seed:
+def persevere(job: Job, point: Mapping[str, Any], seed: int, board: Board) -> Seed:
     """Run a seed, again if it fails. Not after a failed training, which Ray Train has tried again already."""
     for left in range(job.retries, -1, -1):
         try:

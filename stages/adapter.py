@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.errors import UserError
+from stages.errors import UserError, first_line
 from stages.model import decoder
 from stages.settings import Settings
 
@@ -45,9 +45,7 @@ def add_lora(model: Any, lora: LoraSettings, last_layer: int, base_name: str) ->
     try:
         tuned = get_peft_model(model, config)
     except ValueError as error:
-        raise UserError(
-            f"LoRA targets {', '.join(lora.targets)} are not in this model: {str(error).splitlines()[0]}"
-        ) from error
+        raise UserError(f"LoRA targets {', '.join(lora.targets)} are not in this model: {first_line(error)}") from error
     tuned.peft_config["default"].base_model_name_or_path = base_name
     wrapped = [m for m in tuned.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer")]
     if len(wrapped) != len(lora.targets) * (top + 1 - lora.first_layer) or any(
@@ -75,7 +73,7 @@ def load_adapter(model: Any, folder: Path, base_name: str) -> Any:
     try:
         return PeftModel.from_pretrained(model, str(folder)).eval()
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"adapter {folder} does not fit {base_name}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"adapter {folder} does not fit {base_name}: {first_line(error)}") from error
 
 
 def check_adapter(folder: Path, base_name: str) -> None:

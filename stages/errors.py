@@ -3,3 +3,8 @@
 
 class UserError(Exception):
     """Something the user can put right; the message says what and how, in one line."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line: the first of its message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as transformers_logging
 
 from stages import embedded, split
-from stages.errors import UserError
+from stages.errors import UserError, first_line
 from stages.nf4 import dequantise
 from stages.settings import Settings
 
@@ -62,7 +62,7 @@ def locate(settings: ModelSettings) -> str:
     try:
         AutoConfig.from_pretrained(name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"model {settings.name!r} cannot be had: {reason} (missing, gated or offline; if gated, accept its "
             "licence and set HF_TOKEN)"

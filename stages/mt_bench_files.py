@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.errors import UserError
+from stages.errors import UserError, first_line
 from stages.judge import JudgeSettings
 from stages.settings import Settings
 
@@ -68,7 +68,7 @@ def _lines(place: str | None, key: str, fields: Sequence[str]) -> list[dict[str,
     try:
         rows = [json.loads(line) for line in _read(place).splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise UserError(f"{name} cannot be read from {place}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{name} cannot be read from {place}: {first_line(error)}") from error
     if not rows or any(not isinstance(row, dict) or not row.keys() >= {*fields} for row in rows):
         raise UserError(f"{name}: every line of {place} needs {', '.join(fields)}")
     return rows

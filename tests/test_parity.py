@@ -220,7 +220,7 @@ def test_agents_stand_beside_the_published_agents() -> None:
     }
     assert rows["reinforcement_learning_250"].ours.after[:3] == (80, 90, 100)
     assert {measure.rpartition("_")[2]: row.after for measure, row in rows.items()} == {
-        "250": "agree", "500": "no test", "2500": "not run", "learning": "cannot be run as published",
+        "250": "no test", "500": "no test", "2500": "not run", "learning": "cannot be run as published",
     }  # fmt: skip
     _, apart = parity.sort([agents("train.tuning_episodes=10", "seeds=[4]", "concurrent=2")], parity.cells())
     assert apart == [f"physical_deception/paper, seed 4, {parity.AGENTS}: not as published, train.tuning_episodes=10"]

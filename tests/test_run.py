@@ -108,7 +108,7 @@ def test_a_run_killed_in_every_stage_goes_on_to_the_same_adapter_and_outcome(
     trained = (run / "train" / "done.json").stat().st_mtime_ns
     steps = [json.loads(line)["step"] for line in (run / "train" / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1)), "a step is missing, or there twice"
-    for line in ("answers ", "looking into the model", "4/4 outcome"):
+    for line in ("prompts ", "4/4 outcome"):
         assert stopped(command, tmp_path, line, signal.SIGKILL)[0] == -signal.SIGKILL
     done = soo(*command[3:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr

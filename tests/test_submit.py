@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -80,6 +82,36 @@ def test_secrets_travel_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         submit.environment(["SOO_ABSENT"], None)
     with pytest.raises(UserError, match="leave the password out"):
         submit.check(["run", "default", "tracking.uri=http://me:hush@host"])
+
+
+class Dropping:
+    """A client whose cluster is out of reach, for some calls or from then on."""
+
+    def __init__(self, away: int) -> None:
+        self.away = away
+
+    def get_job_info(self, _job: str) -> Any:
+        self.away -= 1
+        if self.away >= 0:
+            raise ConnectionError("reset by peer")
+        return SimpleNamespace(status=SimpleNamespace(value="SUCCEEDED", is_terminal=lambda: True), driver_exit_code=0)
+
+    def get_job_logs(self, _job: str) -> str:
+        return "one\ntwo\n"
+
+    def submit_job(self, **_how: Any) -> str:
+        raise RuntimeError("")
+
+
+def test_a_job_out_of_sight_for_a_while_is_followed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    assert submit.follow(Dropping(3), "raysubmit_1", told.append, 0).exit_code == 0
+    assert told == ["one", "two"]
+    monkeypatch.setattr(submit, "PATIENCE", 0.05)
+    with pytest.raises(UserError, match=r"lost sight of raysubmit_1, which may go on .*: reset by peer"):
+        submit.follow(Dropping(10**9), "raysubmit_1", told.append, 0)
+    with pytest.raises(UserError, match="the cluster did not take the job: RuntimeError"):
+        submit.submit(Dropping(0), Path(), ["doctor"], {})
 
 
 @pytest.fixture(scope="module")

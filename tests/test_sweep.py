@@ -139,6 +139,18 @@ def test_failed_points_are_tried_again_and_no_others(how: search.How, cluster: N
     assert found(job)[failed.name].verdict != "failed"
 
 
+@pytest.mark.slow
+def test_a_failed_point_that_was_suggested_twice_is_tried_again_once(cluster: None, tmp_path: Path) -> None:
+    job = job_in(tmp_path)
+    space = spaces.Space("one", "", {"train.overlap.layer": tune.choice([26])})
+    search.run(job, space, "optuna", 2, 0, 1, None, conclude)
+    (tmp_path / "mended").touch()
+    sweep.withdraw(job)
+    assert search.run(job, space, "optuna", 2, 0, 1, None, conclude, retry=True) == []
+    assert [p.verdict for p in found(job).values()] != ["failed"]
+    assert len((tmp_path / "tries").read_text().split()) == 2
+
+
 @pytest.mark.parametrize("search_by", ["random", "optuna"])
 @pytest.mark.parametrize(
     ("sampler", "wrong"),
@@ -174,8 +186,16 @@ def test_a_folder_keeps_one_sweep_and_its_space(tmp_path: Path) -> None:
     for other in (settings.model_copy(update={"points": 6}), settings.model_copy(update={"seeds": (3,)})):
         with pytest.raises(UserError, match="holds another sweep"):
             sweep.keep(config, other, folder)
+    for changed in (settings, settings.model_copy(update={"space": "layers"})):  # mine.py is another than was kept
+        with pytest.raises(UserError, match="holds another sweep"):
+            sweep.keep(config, changed, folder)
+    sweep.keep(config, found, folder)
     with pytest.raises(UserError, match="holds another sweep"):
-        sweep.keep(config.model_copy(update={"seed": 9}), settings, folder)
+        sweep.keep(config.model_copy(update={"seed": 9}), found, folder)
+    kept = (folder / sweep.KEPT).read_text()
+    (folder / sweep.KEPT).write_text(kept[: kept.index("config:")])
+    with pytest.raises(UserError, match=r"no sweep.yaml that can be read"):
+        sweep.kept(folder)
 
 
 def test_trials_are_asked_choosing_items_and_the_confirmation_the_others(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A sweep in MLflow: what its runs hold, that recording it again doubles nothing, and that it can be read back alone."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,9 @@ def test_what_is_not_there_is_told_in_a_line(
     with pytest.raises(UserError, match="not found"):
         compare.compare(uri, ["0" * 32], Path())
     empty = client.create_run(client.get_experiment_by_name("soo").experiment_id).info.run_id
+    with pytest.raises(UserError, match="neither a finished sweep nor a finished run"):
+        compare.compare(uri, [empty], Path())
+    client.log_text(empty, json.dumps({"name": "quick", "agents": {}}), "outcome.json")  # of physical deception
     with pytest.raises(UserError, match="neither a finished sweep nor a finished run"):
         compare.compare(uri, [empty], Path())
 
