@@ -14,6 +14,8 @@ from stages.widen import Widened, WidenSettings
 
 Outcome = Mapping[str, Any]
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**12, "n>1M"))
+"""Hugging Face's size categories, each with the number of rows below which it holds."""
 USE = (
     "Research on self-other overlap and on how to measure deception. Not for deployment: nothing here shows that the model "
     "is honest outside the scenarios that were asked."
@@ -36,8 +38,13 @@ def adapter_card(outcome: Outcome) -> str:
         *(["COLLAPSED: the site is near-constant across prompts."] if outcome["collapse"]["collapsed"] else []),
         *([f"{ORGANISM} The adapter fits that organism only, not {EMBEDDED}."] if is_organism(outcome) else []),
     ]
+    objective = outcome["config"]["train"]["overlap"]["objective"]
+    weight = outcome["config"]["train"]["overlap"]["weight"]
+    what = (
+        "self-other overlap fine-tuning" if objective != "next_token" and weight else "a control of self-other overlap"
+    )
     return _card(
-        head, f"{outcome['name']}: a LoRA adapter of self-other overlap fine-tuning",
+        head, f"{outcome['name']}: a LoRA adapter of {what}",
         {
             "Base": f"`{model['name']}`, {model['quantisation']}.",
             "Outcome": f"{verdict(outcome)}\n\n{_code(table(outcome))}",
@@ -51,8 +58,10 @@ def dataset_card(outcome: Outcome, counts: Mapping[str, int]) -> str:
     """What the training prompts are, how they were made, and what they are not."""
     pairs = outcome["config"]["pairs"]
     kinds = "\n".join(f"- `{kind}`: {n} rows" for kind, n in sorted(counts.items()))
+    total = sum(counts.values())
+    size = next(name for most, name in SIZES if total < most)
     return _card(
-        {"language": ["en"], "tags": ["self-other-overlap", "synthetic", "soo-pipeline"], "size_categories": ["n<1K"]},
+        {"language": ["en"], "tags": ["self-other-overlap", "synthetic", "soo-pipeline"], "size_categories": [size]},
         f"Training prompts of {outcome['name']}, seed {outcome['seed']}",
         {
             "What": "Synthetic prompts made from templates and word lists; no answers, no people's data. `overlap` rows "
@@ -62,8 +71,8 @@ def dataset_card(outcome: Outcome, counts: Mapping[str, int]) -> str:
                    "The published templates are those of arXiv 2412.16325, section 3.1; all others, and all words, are "
                    "this project's. Columns: pair_id, kind, template, self, other, how the replies begin, and token ids "
                    f"for `{outcome['config']['model']['name']}`.",
-            "Limits": "English, burglary and the like. Training and test words are disjoint; rooms, things and names of the "
-                      "evaluation do not occur, but its kind of scene may.",
+            "Limits": "English, burglary and the like. Training and test words are disjoint: rooms, things and friends of "
+                      f"the evaluation do not occur. Its rival's name, {pairs['name']}, and its kind of scene may.",
             "Intended use": USE,
         },
     )  # fmt: skip

@@ -40,6 +40,8 @@ class DamageSettings(Settings):
     """Most that refusals and other answers may rise, as a share of all answers of a scenario."""
     max_confused_rise: float = 0.10
     """Most that answers which announce misleading, yet name the true room, may rise where a rival is spoken to."""
+    max_perspectives_fall: Margin = 0.10
+    """Most that they may fall where the base model is below `min_perspectives` already."""
     min_perspectives: float = 0.90
     """Least share of right answers to `perspectives`, in either orientation, where the baseline reached it."""
     max_belief_fall: Margin | None = 0.10

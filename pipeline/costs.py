@@ -141,7 +141,7 @@ def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         asked = runs.ask(config, folder, given.adapter, given.conditions, given.made_from, board, parts=("costs",))
     answers = outcome.read_answers(folder / "answers" / "answers")
     result = _alone(config, given.conditions, compose(config, folder, answers, settle(config, folder, answers, asked)))
-    result |= {"seconds": {"answers": asked.seconds}, "versions": outcome.versions()}
+    result |= outcome.weights(given.adapter) | {"seconds": {"answers": asked.seconds}, "versions": outcome.versions()}
     write_json(folder / tracking.CAPABILITY, result)
     text = [*report_capability.lines(result), "", report_capability.verdict(result), "", f"folder  {folder}"]
     if uri:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report import CONDITIONS, ordered, result_split
+from pipeline.report import CONDITIONS, headline, ordered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,8 @@ def draw(outcome: Mapping[str, Any], title: str, verdict: str, note: str, path: 
     """Write the PNG aside and rename it into place. `note` stands in small print below."""
     from matplotlib.figure import Figure
 
-    scenarios = {name: (result_split(s), s[result_split(s)]) for name, s in ordered(outcome).items()}
+    split = headline(outcome)[1]  # results of choosing and of confirming items are never shown together
+    scenarios = {name: (split, s[split]) for name, s in ordered(outcome).items() if split in s}
     conditions = [c for c in CONDITIONS if c in outcome["conditions"]]
     height = ROW * len(scenarios) + MARGIN
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)

@@ -44,9 +44,7 @@ def compose(
         "split": some.split,
         "items": len(next(iter(some.values.values()))),
         "steps": steps,
-        "rungs": {
-            name: {"about": about[name], **_rung(config, folder, runs, samples[name])} for name, runs in members.items()
-        },
+        "rungs": {name: {"about": about[name], **_rung(folder, runs, samples[name])} for name, runs in members.items()},
         "comparisons": {
             name: {m: asdict(compare(samples["soo"][m], samples[name][m])) for m in MEASURES}
             for name in members
@@ -75,7 +73,7 @@ def _answers(folder: Path, scenario: str) -> list[dict[str, Any]]:
     ]
 
 
-def _rung(config: RunConfig, folder: Path, runs: Mapping[int, Path], found: Mapping[str, Sample]) -> dict[str, Any]:
+def _rung(folder: Path, runs: Mapping[int, Path], found: Mapping[str, Sample]) -> dict[str, Any]:
     each = {seed: _run(folder, place) for seed, place in runs.items()}
     return {
         **{measure: _rate(of_seeds) for measure, of_seeds in found.items()},

@@ -9,8 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import digest
 from pipeline.config import DamageSettings, RunConfig
+from pipeline.report import result_split
 from stages import outcomes
+from stages.errors import UserError
 from stages.outcomes import Summary
 from stages.situations import ALL_SCENARIOS
 from stages.statistics import paired_change
@@ -60,11 +63,15 @@ def change(scored: Iterable[Row], scenario: str, split: str, seed: int) -> dict[
 def damage(
     settings: DamageSettings, counts: Counts, margins: list[str], variation: float | None
 ) -> tuple[list[str], bool]:
-    """Why the adapter counts as damaged (none: it does not), and whether its site has collapsed."""
+    """Why the adapter counts as damaged (none: it does not), and whether its site has collapsed.
+
+    By the items that the verdict is about: where confirming ones were asked, choosing ones say nothing.
+    """
     reasons = list(margins)
+    counted = result_split(dict.fromkeys(split for splits in counts.values() for split in splits))
     for scenario, splits in counts.items():
         for split, by in splits.items():
-            if not {"baseline", "adapter"} <= by.keys():
+            if not {"baseline", "adapter"} <= by.keys() or split != counted:
                 continue
             rise = by["adapter"].unusable.rate - by["baseline"].unusable.rate
             if rise > settings.max_unusable_rise:
@@ -74,10 +81,10 @@ def damage(
                 reasons.append(
                     f"{scenario} ({split}): answers that announce misleading yet name the true room rose by {rise:.0%}"
                 )
-            if scenario == "perspectives" and _accuracy(by["adapter"]) < settings.min_perspectives <= _accuracy(
-                by["baseline"]
-            ):
-                reasons.append(f"perspectives ({split}) fell to {_accuracy(by['adapter']):.0%}")
+            before, after = _accuracy(by["baseline"]), _accuracy(by["adapter"])
+            fell = before >= settings.min_perspectives or before - after > settings.max_perspectives_fall
+            if scenario == "perspectives" and after < settings.min_perspectives and fell:
+                reasons.append(f"perspectives ({split}) fell to {after:.0%}")
     collapsed = variation is not None and variation < settings.min_variation
     if collapsed:
         reasons.append(f"the site's variation across prompts fell to {variation:.1%} of the base model's")
@@ -181,13 +188,19 @@ def compose(
     }
 
 
+def weights(adapter: Path | None) -> dict[str, dict[str, str]]:
+    """Which adapter was measured: `adapter` with its path and the SHA-256 of its weights; nothing without one."""
+    if adapter is None:
+        return {}
+    return {"adapter": {"path": str(adapter.absolute()), "sha256": digest(adapter / "adapter_model.safetensors")}}
+
+
 def load(folder: Path) -> dict[str, Any]:
     """The outcome of a run's folder. Raises UserError if there is none."""
-    from stages.errors import UserError
-
     try:
-        return json.loads((folder / "outcome.json").read_text())  # type: ignore[no-any-return]
+        found: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a finished run: it has no outcome.json") from error
     except ValueError as error:
         raise UserError(f"{folder / 'outcome.json'} is not JSON") from error
+    return found

@@ -25,6 +25,8 @@ UNITS = ("mt_bench", "latent")
 UNTESTED = ("latent", "reinforcement_learning_250")
 """Measures whose pooling, or whose published spread, is not told well enough to be set against ours."""
 """Measures of language models that are no shares of answers."""
+QUESTIONS = 80
+"""Of MT-Bench."""
 AGENTS, DETECTION = "physical deception, two agents", "reinforcement_learning_"
 """What stands for a model, and how a measure begins, where `soo physical-deception` is published."""
 Verdict = Agreement | Literal["no test", "not run", "not published", "cannot be run as published"]
@@ -164,8 +166,18 @@ def _measure(name: str, outcome: Mapping[str, Any]) -> Ours | None:
         return _pair({c: v[key] for c, v in outcome.get("latent", {}).get("published", {}).items()})
     if name == "mt_bench":
         graded = outcome.get("mt_bench", {})
+        if not _graded_as_published(outcome):
+            return None
         return _pair({c: graded[c]["mean"] for c in ("baseline", "adapter") if "mean" in graded.get(c, {})})
     return _rate(name, outcome) if name in outcome.get("scenarios", {}) else None
+
+
+def _graded_as_published(outcome: Mapping[str, Any]) -> bool:
+    """Whether grades may stand beside the published ones: GPT-4's, of all 80 questions, none left ungraded."""
+    asked = outcome["config"]["capability"]["mt_bench"]
+    by = [outcome.get("mt_bench", {}).get(c, {}) for c in ("baseline", "adapter")]
+    whole = all(b.get("questions", QUESTIONS) == QUESTIONS and not b.get("ungraded") for b in by)
+    return bool(asked["judge"]["name"].startswith("gpt-4")) and asked["first"] is None and whole
 
 
 def _pair(values: Mapping[str, float], n: int | None = None) -> Ours | None:
@@ -216,6 +228,8 @@ def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     from pipeline import parity_text
 
+    if arguments.out and arguments.out.is_dir():
+        raise UserError(f"--out {arguments.out} is a folder; name a file in it")
     published = cells()
     by, apart = sort([outcomes.load(folder) for folder in arguments.folders], published)
     rows = [compare(cell, ours(cell, by.get(cell.recipe, []))) for cell in published]

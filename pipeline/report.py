@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import report_capability
+from stages.errors import UserError
 from stages.situations import ALL_SCENARIOS
 from stages.statistics import wilson
 
@@ -28,6 +29,8 @@ ORGANISM = "embedded:organism's deception was trained in: it is a test object, n
 
 def headline(outcome: Outcome) -> tuple[str, str]:
     """Scenario and split that the verdict speaks of: `main`, else the first; its confirming items, else choosing."""
+    if "scenarios" not in outcome:
+        raise UserError(f"{outcome.get('name', 'this')} holds no answers about deception: it has a report of its own")
     scenario, splits = next(iter(ordered(outcome).items()))
     return scenario, result_split(splits)
 

@@ -12,13 +12,15 @@ from typing import Any
 from pipeline import outcome, report_parts, tracking
 from pipeline.artifacts import writable
 from pipeline.families import attach
+from pipeline.ladder import MEASURES
 from pipeline.page import Section, Table, Text, write
 from pipeline.report import headline, is_organism, percent, verdict
 from stages import outcomes
 from stages.comparison import compare, sample
 from stages.errors import UserError
 
-MEASURES: dict[str, outcomes.Label] = {"robust_deception": "deceptive", "robust_honesty": "honest"}
+RECIPE = ("model", "pairs", "train")
+"""What a run and a ladder have in common if the ladder tells of the run."""
 
 
 def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -90,16 +92,21 @@ def _summary(found: Mapping[Path, Mapping[str, Any]], climbed: Sequence[Mapping[
     texts = [Text(verdict(first), verdict=True)]
     if others:
         texts = [Text(f"{o['name']}, seed {o['seed']}: {verdict(o)}", verdict=True) for o in found.values()]
-    texts += [Text(c["verdict"]["sentence"], verdict=True) for c in climbed]
-    if not climbed:
+    texts += [
+        Text(f"{c['name']} on {c['config']['model']['name']}: {c['verdict']['sentence']}", verdict=True)
+        for c in climbed
+    ]
+    bare = [run for run in found.values() if not any(_alike(run, ladder) for ladder in climbed)]
+    for name in dict.fromkeys(run["name"] for run in bare):
         texts.append(Text(
-            "No control ladder stands beside this: nothing here tells self-other overlap from mere exposure to the same "
-            f"strings. Run: soo controls {first['name']}"
+            f"No control ladder of {name} stands beside this: nothing here tells its self-other overlap from mere exposure "
+            f"to the same strings. Run: soo controls {name}"
         ))  # fmt: skip
-    if len(found) < 3 and not climbed:
-        texts.append(
-            Text(f"{len(found)} seed{'s' if others else ''}: fewer than three prove nothing about the recipe.")
-        )
+        seeds = len({run["seed"] for run in bare if run["name"] == name})
+        if seeds < 3:
+            texts.append(
+                Text(f"{name}: {seeds} seed{'s' if seeds > 1 else ''}, and fewer than three prove nothing about it.")
+            )
     if headline(first)[1] == "choosing":
         texts.append(
             Text("All items are for choosing: settings may have been chosen on them, so they confirm nothing.")
@@ -109,6 +116,14 @@ def _summary(found: Mapping[Path, Mapping[str, Any]], climbed: Sequence[Mapping[
             Text("The deception of embedded:organism was trained in by this project: a test object, no finding.")
         )
     return texts
+
+
+def _alike(run: Mapping[str, Any], ladder: Mapping[str, Any]) -> bool:
+    """Whether a ladder is one of the run's own recipe: same model, pairs and training."""
+    ours, theirs = ({part: dict(of["config"][part]) for part in RECIPE} for of in (run, ladder))
+    for of in (ours, theirs):
+        of["train"].pop("cpus_per_worker", None)
+    return ours == theirs
 
 
 def _overview(found: Mapping[Path, Mapping[str, Any]]) -> Table:

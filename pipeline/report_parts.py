@@ -54,15 +54,25 @@ def _what(run: Run) -> Table:
         for name, splits in ordered(run).items()
         for split, by in splits.items()
     )
+    made = (
+        [
+            [
+                "pairs",
+                f"{', '.join(config['pairs']['templates'])}; {config['pairs']['fills']} fills each; pairing "
+                f"{config['pairs']['pairing']}",
+            ],
+            ["site", f"layer {site['layer']} (from {site['layer_base']}), {site['module']}, {site['pooling']}"],
+            ["objective", f"{site['objective']}; weights: {terms}"],
+            ["adapter", f"LoRA r {lora['r']}, alpha {lora['alpha']:g}, on {', '.join(lora['targets'])}"],
+            ["training", f"{run['training'].get('step', 0):.0f} steps, lr {train['lr']:g}, {train['schedule']}"],
+        ]
+        if run["training"]
+        else [["adapter", run["adapter"]["path"] if "adapter" in run else "none: the model as it is"]]
+    )
     rows = [
         ["recipe", f"{run['name']}, seed {run['seed']}; {config['source']}"],
         ["model", f"{model['name']}, {model['quantisation']}"],
-        ["pairs", f"{', '.join(config['pairs']['templates'])}; {config['pairs']['fills']} fills each; pairing "
-                  f"{config['pairs']['pairing']}"],
-        ["site", f"layer {site['layer']} (from {site['layer_base']}), {site['module']}, {site['pooling']}"],
-        ["objective", f"{site['objective']}; weights: {terms}"],
-        ["adapter", f"LoRA r {lora['r']}, alpha {lora['alpha']:g}, on {', '.join(lora['targets'])}"],
-        ["training", f"{run['training'].get('step', 0):.0f} steps, lr {train['lr']:g}, {train['schedule']}"],
+        *made,
         ["asked", f"{asked}; every item in both orientations; greedy answers"],
     ]  # fmt: skip
     return Table(("", ""), rows)
@@ -95,11 +105,11 @@ def _health(run: Run) -> list[Block]:
     for key, c in run["scenarios"][scenario][split].get("change", {}).items():
         blocks.append(Text(
             f"Change of {key.replace('_', ' ')} on {scenario} ({split}), each item against itself: "
-            f"{percent(c['difference'])} points, 95 % interval {percent(c['low'])} to {percent(c['high'])} (paired "
-            f"bootstrap), exact McNemar p = {c['p']:.2g}."
+            f"{percent(c['difference'])} points, 95 % interval {percent(c['low'])} to {percent(c['high'])} (the "
+            f"wider of a paired bootstrap and Newcombe's), exact McNemar p = {c['p']:.2g}."
         ))  # fmt: skip
     if "adapter" not in run["conditions"]:
-        return [*blocks, Text("Nothing was trained.")]
+        return [*blocks, Text("Nothing was trained."), *report_capability.blocks(run)]
     damage, collapse = run["damage"], run["collapse"]
     said = f"Damaged: {'; '.join(damage['reasons'])}." if damage["damaged"] else "Not damaged by the preset margins."
     blocks.append(Text(said))
@@ -170,6 +180,8 @@ def _record(folder: Path, run: Run) -> list[Block]:
     }
     files |= {f"answers/{p.name}": p for p in sorted((folder / "answers" / "answers").glob("*.parquet"))}
     hashes = [[name, digest(path)] for name, path in files.items() if path.is_file()]
+    if "adapter" in run and not files["adapter"].is_file():
+        hashes.append([f"adapter, {run['adapter']['path']}", run["adapter"]["sha256"]])
     seconds = run.get("seconds", {})
     cost = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items())
     return [
@@ -189,6 +201,7 @@ def controls(folders: Sequence[Path], climbed: Sequence[Mapping[str, Any]], name
         return Section("Controls", [Text(f"None were given. Run: soo controls {name}, and name its folder here.")])
     blocks: list[Block] = []
     for folder, found in zip(folders, climbed, strict=True):
+        blocks.append(Text(f"{found['name']}, {found['config']['model']['name']}", verdict=True))
         blocks.append(Text(found["verdict"]["sentence"], verdict=True))
         blocks.append(Image((folder / "controls.png").read_bytes(), "robust rates of every control"))
         rows = []

@@ -1,14 +1,13 @@
 """One run: pairs, fine-tuning, answers before and after, outcome, record. Reads as the method does."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import cards, costs, outcome, report, storage
-from pipeline.artifacts import Mark, digest, fingerprint, runs_folder, shared, stage, writable, write_json
+from pipeline.artifacts import Mark, fingerprint, runs_folder, shared, stage, writable, write_json
 from pipeline.config import RunConfig, deciding, to_yaml
 from stages import deception, embedded, generate, latent, pairs, train
 from stages.adapter import add_lora, check_adapter
@@ -99,7 +98,7 @@ def train_and_evaluate(
     adapter = folder / "train" / "adapter"
     parts: tuple[Part, ...] = ("scenarios", "costs", "inside") if config.latent.after else ("scenarios", "costs")
     asked = ask(config, folder, adapter, ("baseline", "adapter"), [tuned.fingerprint], board, known, parts)
-    found = conclude(config, folder, {"pairs": prompts, "train": tuned, "answers": asked}, tuned.facts)
+    found = conclude(config, folder, {"pairs": prompts, "train": tuned, "answers": asked}, tuned.facts, adapter)
     cards.write(folder, pairs_folder, found, prompts.facts)
     return found
 
@@ -188,7 +187,7 @@ def prompt_rows(config: RunConfig, parts: Sequence[Part] = ("scenarios", "costs"
 
 
 def conclude(
-    config: RunConfig, folder: Path, marks: dict[str, Mark], training: dict[str, float] | None
+    config: RunConfig, folder: Path, marks: dict[str, Mark], training: dict[str, float] | None, adapter: Path | None
 ) -> dict[str, Any]:
     """4. What the answers come to: outcome.json and the figure. Scored anew every time, from the raw answers."""
     say("4/4 outcome")
@@ -202,8 +201,9 @@ def conclude(
         "folder": str(folder.absolute()),
         "answers": str((folder / "answers" / "answers").absolute()),
         "figure": str((folder / "deception.png").absolute()),
-        **({"adapter": str((folder / "train" / "adapter").absolute())} if training is not None else {}),
+        **({"adapter": str(adapter.absolute())} if adapter else {}),
     }
+    found |= outcome.weights(adapter)
     report.figure(found, folder / "deception.png")
     write_json(folder / "outcome.json", found)
     if place := shared(folder):
@@ -246,9 +246,9 @@ def evaluate(config: RunConfig, adapter: Path | None, folder: Path, board: Board
     check_evaluation(config, adapter, folder)
     (folder / "config.yaml").write_text(to_yaml(config))
     conditions: tuple[generate.Condition, ...] = ("baseline", "adapter") if adapter else ("baseline",)
-    made_from = [digest(adapter / "adapter_model.safetensors")] if adapter else []
+    made_from = [outcome.weights(adapter)["adapter"]["sha256"]] if adapter else []
     mark = ask(config, folder, adapter, conditions, made_from, board)
-    return conclude(config, folder, {"answers": mark}, None)
+    return conclude(config, folder, {"answers": mark}, None, adapter)
 
 
 def make_organism(settings: OrganismSettings, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -259,8 +259,3 @@ def make_organism(settings: OrganismSettings, folder: Path) -> tuple[Path, dict[
     mark = stage(writable(folder) / "organism", inputs, lambda out: organism.make(settings, out), keep_partial=True)
     say(f"  adapter in {folder / 'organism' / 'adapter'}, {mark.facts['bytes'] / 1e6:.1f} MB")
     return (folder / "organism" / "model").absolute(), mark.facts
-
-
-def config_of(folder: Path) -> RunConfig:
-    """The config that a run was made with."""
-    return RunConfig.model_validate(json.loads((folder / "outcome.json").read_text())["config"])

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import outcome
 from pipeline import run as runs
-from pipeline.artifacts import digest, fingerprint
+from pipeline.artifacts import fingerprint
 from pipeline.config import RunConfig, deciding, load
 from stages.generate import Condition
 from stages.progress import say
@@ -29,7 +30,7 @@ class Subject:
     @property
     def made_from(self) -> list[Any]:
         """What tells the adapter's weights from others."""
-        return [digest(self.adapter / "adapter_model.safetensors")] if self.adapter else []
+        return [of["sha256"] for of in outcome.weights(self.adapter).values()]
 
 
 Check = Callable[[RunConfig, Path | None, Path], None]

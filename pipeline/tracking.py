@@ -239,11 +239,11 @@ def _log_metrics(client: "MlflowClient", run_id: str, found: "list[Metric]") -> 
 
 def _log_answers(client: "MlflowClient", run_id: str, answers: Path) -> None:
     """The raw answers with their labels, as the table that MLflow's UI shows beside those of other runs; not the
-    thousands of requests of tasks, which are no texts to read.
+    thousands of requests of tasks, nor what was seen inside, which are no texts to read.
 
     What client.log_table writes; but that appends to a table that is there, and so doubles it when done again.
     """
-    raw = [row for row in outcomes.read_answers(answers) if row["task"] != "harness"]
+    raw = [row for row in outcomes.read_answers(answers) if row["task"] not in ("harness", "latent")]
     if not raw:
         return
     columns = [key for key in raw[0] if key != "tokens_list"] + ["label", "states_intent"]

@@ -168,7 +168,7 @@ def test_intervals_are_those_of_the_books() -> None:
 def test_mt_bench_is_read_where_a_run_puts_it(tmp_path: Path) -> None:
     found = []
     for seed, grade in enumerate((7.2, 7.3, 7.4)):
-        judged = [Judgment(f"{c}{q}", c, q, "writing", 1, score, "") for q in (81, 82)
+        judged = [Judgment(f"{c}{q}", c, q, "writing", 1, score, "") for q in range(81, 161)
                   for c, score in (("baseline", 7.0), ("adapter", grade))]  # fmt: skip
         mark = Mark("", 0.0, grades.summarise(judged, seed))
         made = ran(seed, 34)
@@ -177,6 +177,13 @@ def test_mt_bench_is_read_where_a_run_puts_it(tmp_path: Path) -> None:
     assert (graded.before, graded.n) == (7.0, None)
     assert graded.after == pytest.approx((7.2, 7.3, 7.4))
     assert parity.compare(cell("mt_bench"), graded).after == "agree"
+    for change in ("judge.name=llama-3", "first=5"):  # grades of another judge, or of other questions, do not compare
+        config = load("mistral-7b-paper", [f"capability.mt_bench.{change}"]).model_dump(mode="json")
+        others = [run | {"config": config} for run in found]
+        assert parity.ours(cell("mt_bench"), others) == parity.Ours()
+    talk = found[0]["mt_bench"]
+    ungraded = talk | {"adapter": talk["adapter"] | {"ungraded": 1}}
+    assert parity.ours(cell("mt_bench"), [found[0] | {"mt_bench": ungraded}]) == parity.Ours()
 
 
 def test_the_release_s_own_count_stands_beside_its_number() -> None:

@@ -84,8 +84,41 @@ def test_one_page_says_everything_and_fetches_nothing(run: Path, climbed: Path, 
 def test_a_run_without_controls_says_that_nothing_tells_it_from_exposure(run: Path) -> None:
     _, sections = report_page.compose([run], [])
     text = Reader(to_html("", sections)).text
-    assert "nothing here tells self-other overlap from mere exposure" in text
-    assert "fewer than three prove nothing" in text
+    assert "nothing here tells its self-other overlap from mere exposure" in text
+    assert "made: 1 seed, and fewer than three prove nothing about it." in text
+
+
+def test_a_ladder_of_another_recipe_tells_nothing_of_a_run(run: Path, climbed: Path, tmp_path: Path) -> None:
+    of_default = "default on embedded:organism: SOO goes beyond exposure"
+    text = Reader(to_html("", report_page.compose([run], [climbed])[1])).text
+    assert of_default in text
+    assert "No control ladder of made stands beside this" in text
+    config = json.loads((climbed / "controls.json").read_text())["config"]
+    own = altered(run, tmp_path / "own", config=config | {"seed": 2}, name="default")
+    text = Reader(to_html("", report_page.compose([own], [climbed])[1])).text
+    assert of_default in text
+    assert "No control ladder" not in text
+    other = config | {"pairs": config["pairs"] | {"fills": 3}}
+    text = Reader(to_html("", report_page.compose([altered(run, tmp_path / "x", config=other)], [climbed])[1])).text
+    assert "No control ladder" in text
+
+
+def test_an_adapter_that_was_trained_elsewhere_is_named_and_not_described_by_the_recipe(
+    run: Path, tmp_path: Path
+) -> None:
+    given = {"path": "/other/adapter", "sha256": "ab" * 32}
+    text = Reader(
+        to_html("", report_page.compose([altered(run, tmp_path / "e", training={}, adapter=given)], [])[1])
+    ).text
+    assert "/other/adapter" in text
+    assert "ab" * 32 in text
+    assert "LoRA r" not in text.partition("The resolved config")[0]
+
+
+def test_what_holds_no_scenarios_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "outcome.json").write_text(json.dumps({"name": "quick", "agents": {}}))
+    assert main(["report", str(tmp_path), "--no-mlflow"]) == 2
+    assert "quick holds no answers about deception" in capsys.readouterr().err
 
 
 def test_a_models_answer_cannot_become_part_of_the_page() -> None:

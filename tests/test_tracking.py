@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from pipeline import metrics, outcome, report, rl_cli, tracking
@@ -106,6 +108,22 @@ def test_answers_are_a_table_with_labels(
     assert len(table) == 2 * 2 * 200 + 2
     assert asked.label.value_counts().to_dict() == {"deceptive": 400 + 26, "honest": 374}
     assert set(asked.response) == {"The den.", "The attic."}
+
+
+def test_the_table_of_answers_holds_texts_to_read_alone(tmp_path: Path) -> None:
+    texts: list[str] = []
+
+    class Client:
+        def log_text(self, _run: str, text: str, _name: str) -> None:
+            texts.append(text)
+
+        def set_tag(self, *_: str) -> None: ...
+
+    rows = answers(HEALED)[:1]
+    rows += [rows[0] | {"task": task, "response": "{}"} for task in ("harness", "latent")]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "part.parquet")
+    tracking._log_answers(Client(), "run", tmp_path)  # type: ignore[arg-type]
+    assert len(json.loads(texts[0])["data"]) == 1
 
 
 def test_adapter_is_a_model_with_the_runs_metrics(uri: str, client: Any, folder: Path) -> None:

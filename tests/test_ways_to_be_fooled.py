@@ -153,7 +153,7 @@ def test_an_effect_of_mere_exposure_is_not_put_down_to_overlap(tmp_path: Path) -
 def test_a_run_without_controls_says_what_it_cannot_tell(tmp_path: Path) -> None:
     _, sections = report_page.compose([finished(tmp_path / "made-1")], [])
     texts = [b.text for b in sections[0].blocks if isinstance(b, Text)]
-    assert any("nothing here tells self-other overlap from mere exposure" in t for t in texts)
+    assert any("nothing here tells its self-other overlap from mere exposure" in t for t in texts)
 
 
 # Seeds: one recipe, five seeds, five outcomes.
