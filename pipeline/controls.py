@@ -29,13 +29,18 @@ class Rung:
     about: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     trained: bool = True
+    lr: float = 1.0
+    """The learning rate, as a multiple of the recipe's."""
 
 
 UNTOUCHED = "untouched"
+EXPOSURE = {"train.overlap.objective": "next_token"}
 LADDER = (
     Rung(UNTOUCHED, "the model as it is", trained=False),
     Rung("honesty_prompt", "untrained, asked to be honest to Bob", trained=False),
-    Rung("exposure", "next-token loss on the same strings", {"train.overlap.objective": "next_token"}),
+    Rung("exposure", "next-token loss on the same strings", EXPOSURE),
+    # The recipe's rate was chosen for another loss: where it spoils the model here, a damaged control would be all there is.
+    Rung("exposure_low_lr", "the same, a fifth of the learning rate", EXPOSURE, lr=0.2),
     Rung("shuffled", "each self with the other of another pair", {"pairs.pairing": "shuffled"}),
     Rung("self_self", "each self with another self", {"pairs.pairing": "self_self"}),
     Rung("retain_only", "the retain term alone", {"train.overlap.weight": 0}),
@@ -62,6 +67,7 @@ def config_of(config: RunConfig, rung: Rung, seed: int) -> RunConfig:
         for part in path:
             place = place[part]
         place[last] = value
+    values["train"]["lr"] *= rung.lr
     lora = values["train"]["lora"]
     if config.train.overlap.objective == "logit_kl" and lora["last_layer"] is None:
         lora["last_layer"] = count_layers(config.model) - 1  # the same adapter on every rung
