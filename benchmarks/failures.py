@@ -109,7 +109,7 @@ def answers(model: Any, out: Path, line: str | None) -> tuple[Counter[tuple[str,
     with following() as board:
         with killing(board.actor, line or "never", "MapWorker") as killed:
             ask(rows, model, None, ("baseline",), settings, out, board.actor)
-        told = said(board.actor, "answers")
+        told = said(board.actor, "prompts")
     found = pyarrow.parquet.read_table(out / "answers").to_pylist()
     return Counter((r["prompt"], r["response"]) for r in found), 4 * told, bool(killed)
 
@@ -144,7 +144,7 @@ def killed_worker(model: Any, pairs: Path, times: int, seed: int, folder: Path) 
 def killed_actor(model: Any, times: int, seed: int, folder: Path) -> Outcome:
     """An inference actor killed between random batches, as it answers the next one. Needs a running Ray."""
     batches = random.Random(seed).sample(range(2, PROMPTS // 4 - 1), times)
-    lines = [f"answers {4 * n}/{PROMPTS}" for n in batches]
+    lines = [f"prompts {4 * n}/{PROMPTS}" for n in batches]
     return measure("inference actor killed in mid-batch",
                    lambda out, at: answers(model, out, at), PROMPTS, lines, folder)  # fmt: skip
 

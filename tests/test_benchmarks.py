@@ -17,6 +17,7 @@ from benchmarks import (
     growth,
     loops,
     memory,
+    nodes,
     pairs_at_scale,
     released,
     speed,
@@ -79,6 +80,13 @@ def test_stages_in_its_short_form(tiny: ModelSettings) -> None:
     found = stages.main(["--short", f"model.name={tiny.name}", *TINY])
     assert all(math.isfinite(value) for value in found.values()), found
     assert 0 < found["until the first training step, seconds"] < found["the whole, seconds"]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_nodes_in_its_short_form(tiny: ModelSettings) -> None:
+    found = nodes.main(["--short", "--model", tiny.name, "--nodes", "2", *TINY])
+    assert all(math.isfinite(value) and value > 0 for value in found.values()), found
 
 
 SAID = [
