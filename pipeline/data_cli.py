@@ -1,8 +1,8 @@
 """The commands of `soo` that are about prompts and answers alone: pairs, widen, label. Heavy imports happen inside them."""
 
 import argparse
-import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -46,24 +46,29 @@ def pairs(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo pairs"""
     from pipeline import config
     from stages.pairs import rows
+    from stages.rows import Row
 
     settings = config.load(arguments.recipe, arguments.overrides)
     counts: dict[str, dict[str, int]] = {}
     for row in rows(settings.pairs, settings.seed):
         of_kind = counts.setdefault(row.kind, {})
         of_kind[row.template] = of_kind.get(row.template, 0) + 1
-    shown, text = [], []
-    for kind, templates in counts.items():
-        text.append(f"{kind}: {sum(templates.values())} rows of {len(templates)} templates")
-        step = max(1, sum(templates.values()) // max(1, arguments.show))
-        of_kind_rows = (r for r in rows(settings.pairs, settings.seed) if r.kind == kind)
-        for row in itertools.islice(of_kind_rows, 0, step * arguments.show, step):
-            shown.append(vars(row))
+    totals = {kind: sum(templates.values()) for kind, templates in counts.items()}
+    shown: dict[str, list[Row]] = {kind: [] for kind in totals}
+    places = Counter[str]()
+    for row in rows(settings.pairs, settings.seed) if arguments.show > 0 else ():  # spread over all rows of a kind
+        if places[row.kind] % max(1, totals[row.kind] // arguments.show) == 0:
+            shown[row.kind].append(row)
+        places[row.kind] += 1
+    text, found = list[str](), list[Result]()
+    for kind, some in shown.items():
+        text.append(f"{kind}: {totals[kind]} rows of {len(counts[kind])} templates")
+        for row in some[: arguments.show]:
+            found.append(vars(row))
             text.append(f"  {row.pair_id}")
             text += [f"    {side} | {value}" for side, value in (("self ", row.self), ("other", row.other)) if value]
             text += [f"    reply begins | {row.self_prefix}"] if row.self_prefix else []
-    totals = {kind: sum(templates.values()) for kind, templates in counts.items()}
-    return {"counts": totals, "templates": counts, "rows": shown}, "\n".join(text)
+    return {"counts": totals, "templates": counts, "rows": found}, "\n".join(text)
 
 
 def widen(arguments: argparse.Namespace) -> tuple[Result, str]:

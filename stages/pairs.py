@@ -171,8 +171,8 @@ def _of_dataset(settings: PairsSettings, numbers: range) -> Iterator[Filled]:
         if pair.template != checked:
             check_referent_only(checked := pair.template)
         named = pair if settings.dataset_names else datasets.renamed(pair, *allowed)
-        text = f"{named.template.render('other', named.fill, named.cheap_first)} {named.control}"
-        if word := datasets.leak(text, allowed):
+        said = named.template.render("other", named.fill, named.cheap_first), named.template.answer_prefix(named.fill)
+        if word := datasets.leak(" ".join((*said, named.control)), allowed):
             raise UserError(
                 f"data set {settings.dataset}, pair {pair.template.name}/{pair.number}: {word!r} is a test word"
             )

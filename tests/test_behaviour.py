@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.direct import Alone
 from pipeline import run
 from pipeline.config import load
 from stages.behaviour import BehaviourSettings, Questions, ends
@@ -55,9 +56,6 @@ def questions(count: int = 2) -> Questions:
 
 
 def loop(model: ModelSettings, rows: Rows, settings: BehaviourSettings, asked: Questions | None) -> Loop:
-    class Alone(Loop):
-        def _resume(self) -> None: ...
-
     changed: TrainSettings = SETTINGS.model_copy(update={"behaviour": settings})
     return Alone(changed, model, rows, 0, 0, 1, asked)
 

@@ -104,6 +104,7 @@ def test_a_limit_and_a_control_pairing_reach_it_too(home: Path) -> None:
         (pairs(1, honest_room="Kitchen"), "new_house/0: 'Kitchen' is a test word"),
         (pairs(1, name="Bob"), "'Bob' is a test word"),
         (pairs(1, cheap="paper", other_room="map room. A paper clip"), "'paper clip' is a test word"),
+        (pairs(1, Template("t", SCENES[0].text, "Not the kitchen but the")), "'kitchen' is a test word"),
         (pairs(1, Template("t", "[You go|{name} runs] to [yourself|{name}]")), "differs in more than the referent"),
         (pairs(1, name="Egon"), "name_control/new_house/0000 has the same text on both sides"),
         (pairs(2, Template("t", "[You|{name}] and [yourself|{name}]")), "pairs are doubled"),

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, multiprocessing
 
+from benchmarks.direct import Alone
 from stages.behaviour import BehaviourSettings, Questions
 from stages.errors import UserError
 from stages.model import ModelSettings, decoder
 from stages.train import TrainSettings, plan
 from tests.test_behaviour import questions
-from tests.test_train import COUNTS, DROPPING, SETTINGS, Alone, distance, weights
+from tests.test_train import COUNTS, DROPPING, SETTINGS, distance, weights
 
 Rows = dict[str, dict[str, Any]]
 PLAIN = DROPPING.model_copy(update={"workers": 2, "retain": SETTINGS.retain.model_copy(update={"kl_weight": 0.1})})

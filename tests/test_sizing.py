@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.direct import Alone
 from pipeline import devices, memory, sizing
 from pipeline.cli import main
 from pipeline.config import RunConfig, load
@@ -16,7 +17,6 @@ from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.shapes import PUBLISHED, Shape, lora_weights, shape_of
 from stages.worker import Loop
-from tests.test_train import Alone
 
 Rows = dict[str, dict[str, Any]]
 

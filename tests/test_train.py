@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.direct import Alone
 from stages.adapter import LoraSettings
 from stages.errors import UserError
 from stages.model import ModelSettings, decoder, load, tap
@@ -98,12 +99,6 @@ def test_learning_rates() -> None:
     cosine = constant.model_copy(update={"schedule": "cosine", "warmup": 0})
     expected = [1, 0.1 + 0.45 * (1 + math.cos(math.pi / 4)), 0.55, 0.1 + 0.45 * (1 - math.cos(math.pi / 4)), 0.1]
     assert [learning_rate(cosine, step, 4) for step in range(5)] == pytest.approx(expected)
-
-
-class Alone(Loop):
-    """A loop outside Ray Train, with nothing to resume from."""
-
-    def _resume(self) -> None: ...
 
 
 def start(

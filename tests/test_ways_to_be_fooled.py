@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.direct import Alone
 from pipeline import costs, layers, metrics, outcome, report, report_page, tracking
 from pipeline.artifacts import write_json
 from pipeline.config import DamageSettings, TrackingSettings, load
@@ -24,7 +25,6 @@ from stages.model import load as load_model
 from stages.outcomes import label, score, states_intent
 from stages.overlap import OverlapSettings, RetainSettings, overlap_mse, pool
 from stages.train import TrainSettings
-from stages.worker import Loop
 from tests.conftest import Rows
 from tests.test_controls import made, results
 from tests.test_latent import adapter_of, looked, looker, probes
@@ -222,12 +222,6 @@ def test_a_few_prompts_do_not_show_that_capability_is_kept(tmp_path: Path) -> No
 
 
 # Implementation traps.
-
-
-class Alone(Loop):
-    """A loop outside Ray Train, with nothing to resume from."""
-
-    def _resume(self) -> None: ...
 
 
 def test_an_adapter_above_the_site_which_no_gradient_reaches_stops_the_training(
