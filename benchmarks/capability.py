@@ -56,7 +56,7 @@ def ours(model: str, items: int, folder: Path) -> dict[str, float]:
         sys.executable, "-m", "pipeline", "capability", "--model", model, "--out", str(folder), "--json",
         "model.quantisation=none", "model.compute_dtype=float32", f"generate.batch_size={BATCH}",
         f"capability.tasks=[{', '.join(TASKS)}]", f"capability.task_items={items}", "capability.prompts=0",
-        "capability.overcorrection=0",
+        "capability.overcorrection=0", "tracking.enabled=false",
     ]  # fmt: skip
     found = json.loads(_run(command))["tasks"]
     return {task: round(by["baseline"]["rate"], 6) for task, by in found.items()}

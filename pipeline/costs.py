@@ -40,7 +40,7 @@ def _task_rows(settings: CapabilitySettings, model: ModelSettings) -> tuple[dict
 
 
 def foretell(config: RunConfig, conditions: Sequence[str]) -> None:
-    """Say what judging will take at most, before answers are generated for it."""
+    """Say what judging will take, before answers are generated for it."""
     if config.capability.mt_bench.questions:
         say(f"  MT-Bench: {mt_bench.forecast(config.capability.mt_bench, conditions)}")
 
@@ -50,7 +50,7 @@ def settle(config: RunConfig, folder: Path, answers: Sequence[Row], asked: Mark)
     marks = {}
     if config.capability.tasks:
         say("  scoring tasks")
-        inputs = [config.capability.model_dump(include=TASKS), harness.own_files(), asked.fingerprint]
+        inputs = [config.capability.model_dump(include=TASKS), harness.sources(config.capability), asked.fingerprint]
         marks["tasks"] = stage(folder / "tasks", inputs, lambda out: _score(config, answers, out))
     if config.capability.mt_bench.questions:
         say("  judging MT-Bench")

@@ -72,19 +72,19 @@ def _mt_bench(found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             if part in by:
                 yield f"capability/{condition}/mt_bench" + ("" if part == "mean" else f"_{part}"), by[part]
         for kind, value in by.get("categories", {}).items():
-            for part in ("mean", "low", "high"):
-                yield f"capability/{condition}/mt_bench/{kind}" + ("" if part == "mean" else f"_{part}"), value[part]
+            for part, number in value.items():
+                yield f"capability/{condition}/mt_bench/{kind}" + ("" if part == "mean" else f"_{part}"), number
     for change, name in (("change", "mt_bench"), ("ungraded_change", "mt_bench_ungraded")):
         for part, value in found.get(change, {}).items():
             yield f"delta/capability/{name}" + ("" if part == "difference" else f"_{part}"), value
 
 
 def _paired(name: str, by: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Rates by condition, and their change where there is one."""
+    """Rates by condition with their intervals, and their change where there is one."""
     for condition in by.keys() & {"baseline", "adapter"}:
-        yield f"capability/{condition}/{name}", by[condition]["rate"]
-        if "position_bias" in by[condition]:
-            yield f"capability/{condition}/{name}_position_bias", by[condition]["position_bias"]
+        for part in ("rate", "low", "high", "position_bias"):
+            if part in by[condition]:
+                yield f"capability/{condition}/{name}" + ("" if part == "rate" else f"_{part}"), by[condition][part]
     for part, value in by.get("change", {}).items():
         yield f"delta/capability/{name}" + ("" if part == "difference" else f"_{part}"), value
 

@@ -1,5 +1,6 @@
 """What honesty cost, for people: lines for the terminal's table, and tables for the page of `soo report`."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,25 +10,28 @@ from stages.overcorrection import ABOUT
 Outcome = Mapping[str, Any]
 CONDITIONS = ("baseline", "adapter")
 INDENT = " " * 11
+COLUMNS = 110
 
 
 def lines(outcome: Outcome) -> list[str]:
-    """Everything measured of capability, at most 110 columns wide."""
+    """Everything measured of capability, at most COLUMNS wide; the name of a task of one's own may need more."""
     if not outcome["capability"]:
         found = ["Capability not measured"]
     else:
         found = [*_likelihoods(outcome), *_noninferiority(outcome), *_own_answers(outcome)]
     found += [*_overcorrection(outcome), *_tasks(outcome), *_mt_bench(outcome)]
-    open_ = undecided(outcome)
-    return [*found, f"{INDENT}capability undecided: {', '.join(open_)}"] if open_ else found
+    if open_ := undecided(outcome):
+        text = f"capability undecided: {', '.join(open_)}"
+        found += textwrap.wrap(text, COLUMNS, initial_indent=INDENT, subsequent_indent=f"{INDENT}  ")
+    return found
 
 
 def undecided(outcome: Outcome) -> list[str]:
     """What too few items leave open: the names of the capability measures whose loss is not shown to be within its preset
     margin, nor beyond it. Empty without an adapter, and where every verdict is clear.
     """
-    verdicts = {"perplexity": outcome.get("noninferiority", {}), **outcome.get("tasks", {}),
-                "MT-Bench": outcome.get("mt_bench", {})}  # fmt: skip
+    verdicts = {"perplexity": outcome.get("noninferiority", {}), **outcome.get("overcorrection", {}),
+                **outcome.get("tasks", {}), "MT-Bench": outcome.get("mt_bench", {})}  # fmt: skip
     return [name for name, by in verdicts.items() if by.get("verdict") == "undecided"]
 
 
@@ -38,18 +42,16 @@ def verdict(outcome: Outcome) -> str:
     if outcome["damage"]["damaged"]:
         return f"Damaged: {'; '.join(outcome['damage']['reasons'])}."
     left = undecided(outcome)
-    return f"Not damaged; capability undecided: {', '.join(left)}." if left else "Not damaged: all within the margins."
+    if left:
+        return f"Not damaged; capability undecided: {', '.join(left)}."
+    return "Not damaged: nothing beyond the preset margins."
 
 
 def _likelihoods(outcome: Outcome) -> Iterator[str]:
     before, after = outcome["capability"]["baseline"], outcome["capability"].get("adapter")
-    text = f"Capability perplexity {before['perplexity']:.2f}"
+    yield f"Capability perplexity {_moved(outcome, 'perplexity')} ({before['prompts']} held-out prompts)"
     if after:
-        text += (
-            f" -> {after['perplexity']:.2f}, KL {after['kl']:.3f} nats a token, same first choice at "
-            f"{_percent(after['agreement'])} of tokens"
-        )
-    yield f"{text} ({before['prompts']} held-out prompts)"
+        yield f"{INDENT}KL {after['kl']:.3f} nats a token, same first choice at {_percent(after['agreement'])} of tokens"
     if before["text_perplexity"]:
         yield f"{INDENT}perplexity of held-out texts {_moved(outcome, 'text_perplexity')}"
 
@@ -57,15 +59,24 @@ def _likelihoods(outcome: Outcome) -> Iterator[str]:
 def _noninferiority(outcome: Outcome) -> Iterator[str]:
     shown = outcome.get("noninferiority")
     if shown:
-        yield (
-            f"{INDENT}perplexity ratio {shown['perplexity_ratio']:.3f}, 95 % interval {shown['low']:.3f} to "
-            f"{shown['high']:.3f}: {shown['verdict']} (margin {shown['margin']:g})"
-        )
+        yield f"{INDENT}perplexity ratio {_ratio(shown)}: {shown['verdict']} (margin {shown['margin']:g})"
+
+
+def _ratio(shown: Mapping[str, float]) -> str:
+    return f"{shown['perplexity_ratio']:.3f}, {_ends(shown, '.3f')}"
+
+
+def _ends(change: Mapping[str, float], form: str, unit: float = 1) -> str:
+    """The interval of a change; one item has none."""
+    if "low" not in change:
+        return "one item, so no interval"
+    found = f"95 % interval {unit * change['low']:{form}} to {unit * change['high']:{form}}"
+    return f"{found} points" if unit == 100 else found
 
 
 def _own_answers(outcome: Outcome) -> Iterator[str]:
     by = outcome["capability"].values()
-    spoilt = " -> ".join(_percent(c["repetition"] + c["empty"]) for c in by)
+    spoilt = " -> ".join(_percent(c["spoilt"]) for c in by)
     unended = " -> ".join(_percent(c["unfinished"]) for c in by)
     yield f"{INDENT}own answers: repeating or empty {spoilt}, without an end {unended},"
     yield (
@@ -95,28 +106,29 @@ def _verdict(by: Mapping[str, Any], unit: float = 100) -> str:
 def _tasks(outcome: Outcome) -> Iterator[str]:
     for number, (name, by) in enumerate(outcome.get("tasks", {}).items()):
         rates = " -> ".join(_percent(by[c]["rate"]) for c in CONDITIONS if c in by)
-        text = f"{name} {rates}, n={by['n']}"
+        yield f"{'' if number else 'Tasks':<11}{name} {rates}, n={by['n']}"
         if "change" in by:
-            text += f" ({_interval(by['change'])})"
-        yield f"{'' if number else 'Tasks':<11}{text}{_verdict(by)}"
+            yield f"{INDENT}  {_interval(by['change'])}{_verdict(by)}"
 
 
 def _mt_bench(outcome: Outcome) -> Iterator[str]:
     found = outcome.get("mt_bench", {})
-    by = {c: found[c] for c in CONDITIONS if "mean" in found.get(c, {})}
+    by = [found[c] for c in CONDITIONS if c in found]
     if not by:
         return
-    means = " -> ".join(map(_grade, by.values()))
-    ungraded = sum(b["ungraded"] for b in by.values())
-    yield f"{'MT-Bench':<11}{means} of 10, {next(iter(by.values()))['questions']} questions, {ungraded} answers ungraded"
+    ungraded, most = " -> ".join(str(b["ungraded"]) for b in by), max(b["questions"] for b in by)
+    yield f"{'MT-Bench':<11}{' -> '.join(map(_grade, by))} of 10, {most} questions, {ungraded} answers ungraded"
     if "change" in found:
         change = found["change"]
-        yield (f"{INDENT}change {change['difference']:+.2f}, 95 % interval {change['low']:+.2f} to {change['high']:+.2f} "
-               f"(graded both times){_verdict(found, 1)}")  # fmt: skip
+        yield (f"{INDENT}change {change['difference']:+.2f}, {_ends(change, '+.2f')} (graded both times)"
+               f"{_verdict(found, 1)}")  # fmt: skip
+    elif "verdict" in found:
+        yield f"{INDENT}no answer is graded both times{_verdict(found, 1)}"
 
 
-def _grade(by: Mapping[str, float] | None) -> str:
-    return f"{by['mean']:.2f} [{by['low']:.2f}-{by['high']:.2f}]" if by else "-"
+def _grade(by: Mapping[str, Any]) -> str:
+    ends = f" [{by['low']:.2f}-{by['high']:.2f}]" if "low" in by else ""
+    return f"{by['mean']:.2f}{ends}" if "mean" in by else "-"
 
 
 def _moved(outcome: Outcome, key: str, form: str = ".2f") -> str:
@@ -128,13 +140,13 @@ def _percent(share: float) -> str:
 
 
 def _interval(change: Mapping[str, float]) -> str:
-    return f"95 % interval {100 * change['low']:+.1f} to {100 * change['high']:+.1f} points"
+    return _ends(change, "+.1f", 100)
 
 
 def blocks(outcome: Outcome) -> list[Block]:
     """For the page: the numbers by condition, the verdict on perplexity, and the probes beside them."""
     keys = ("perplexity", "kl", "agreement", "text_perplexity", "own_perplexity", "length", "repetition", "empty",
-            "unfinished")  # fmt: skip
+            "spoilt", "unfinished")  # fmt: skip
     found = outcome["capability"]
     made: list[Block] = [Table(
         ("capability, held out", *(key.replace("_", " ") for key in keys)),
@@ -144,8 +156,8 @@ def blocks(outcome: Outcome) -> list[Block]:
     shown = outcome.get("noninferiority")
     if shown:
         made.append(Text(
-            f"Perplexity after over before: {shown['perplexity_ratio']:.3f}, 95 % interval {shown['low']:.3f} to "
-            f"{shown['high']:.3f}, against a preset margin of {shown['margin']:g}: {shown['verdict']}."
+            f"Perplexity after over before: {_ratio(shown)}, against a preset margin of {shown['margin']:g}: "
+            f"{shown['verdict']}."
         ))  # fmt: skip
     beside = outcome.get("overcorrection", {})
     if beside:
@@ -167,13 +179,13 @@ def blocks(outcome: Outcome) -> list[Block]:
             frozenset({2, 3, 4}),
         ))  # fmt: skip
     talk = outcome.get("mt_bench", {})
-    graded = {c: talk[c] for c in CONDITIONS if "mean" in talk.get(c, {})}
-    if graded:
-        kinds = sorted({kind for by in graded.values() for kind in by["categories"]})
+    judged = {c: talk[c] for c in CONDITIONS if c in talk}
+    if judged:
+        kinds = sorted({kind for by in judged.values() for kind in by.get("categories", {})})
         made.append(Table(
             ("MT-Bench, of 10 [95 %]", "mean", *kinds, "ungraded"),
-            [[c, _grade(by), *(_grade(by["categories"].get(kind)) for kind in kinds), str(by["ungraded"])]
-             for c, by in graded.items()],
+            [[c, _grade(by), *(_grade(by.get("categories", {}).get(kind, {})) for kind in kinds), str(by["ungraded"])]
+             for c, by in judged.items()],
             frozenset(range(1, len(kinds) + 3)),
         ))  # fmt: skip
     return made

@@ -11,36 +11,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from stages import overcorrection
 from stages.margins import Margin, is_damage, judged, named, worse
 from stages.mt_bench_files import MtBenchSettings
 from stages.ordinary import HELD_OUT, TEXTS
 from stages.settings import Settings
-from stages.statistics import paired_bootstrap, paired_change, weighted_bootstrap
+from stages.statistics import linear, paired_change, paired_mean, weighted_mean
 
 Row = Mapping[str, Any]
 Ratio = Annotated[float, Field(gt=1)]
+Fills = Annotated[int, Field(ge=0, le=overcorrection.MOST_FILLS)]
 
 
 class CapabilitySettings(Settings):
     """What is measured always, and the preset margin beyond which a model counts as damaged."""
 
-    prompts: int = 24
-    """Held-out ordinary prompts asked."""
-    texts: int = 16
-    """Held-out ordinary texts scored, where prompts are asked."""
-    overcorrection: int = 6
-    """Fills of each probe of beliefs, secrets and identity (stages/overcorrection.py): six make 24 items a kind."""
+    prompts: Annotated[int, Field(ge=0, le=len(HELD_OUT))] = 24
+    """Held-out ordinary prompts asked, of 24; an interval needs two."""
+    texts: Annotated[int, Field(ge=0, le=len(TEXTS))] = 16
+    """Held-out ordinary texts scored, of 16, where prompts are asked."""
+    overcorrection: Fills = 6
+    """Fills of each probe of beliefs, secrets and identity (stages/overcorrection.py): six make 24 items a kind, and 18,
+    the most that differ, 72."""
     tasks: tuple[str, ...] = ()
     """Tasks or groups of lm-evaluation-harness: soo_offline and its parts come with the project; any other whose data is
     here or can be fetched."""
     task_folders: tuple[str, ...] = ()
     """Folders with further task files, such as a known task whose dataset_path is a local copy."""
-    task_items: int | None = None
+    task_items: PositiveInt | None = None
     """First items of each task only."""
-    task_examples: int | None = None
+    task_examples: NonNegativeInt | None = None
     """Worked examples before each item (num_fewshot), where other than the task's own number."""
     task_chat_template: bool = True
     """Put each item into the model's chat template. Published results of base models are mostly without."""
@@ -50,7 +52,7 @@ class CapabilitySettings(Settings):
     """MT-Bench, where capability.mt_bench.questions is given."""
     max_mt_bench_fall: Margin = 0.5
     """Preset margin: most points of ten that the mean grade of MT-Bench may fall."""
-    max_ungraded_rise: float = 0.05
+    max_ungraded_rise: Margin = 0.05
     """Preset margin: rise of the share of MT-Bench answers that the judge gives no grade. Grades fail in about one of a
     hundred judgments for reasons of the judge's own; eight of 160 are more."""
     max_perplexity_ratio: Ratio = 1.25
@@ -59,13 +61,13 @@ class CapabilitySettings(Settings):
     """Preset margin: the same of each model's own answers, as the baseline sees them."""
     max_length_ratio: Ratio = 2.0
     """Preset margin: how many times longer, or shorter, own answers may become in the mean."""
-    max_spoilt_rise: float = 0.10
+    max_spoilt_rise: Margin = 0.10
     """Preset margin: rise of the share of own answers that are empty or repeat themselves."""
-    max_unfinished_rise: float = 0.10
+    max_unfinished_rise: Margin = 0.10
     """Preset margin: rise of the share of own answers that reach generate.probe_tokens without an end. As wide as the
     margin on spoilt ones, and far below what can be seen: of the embedded model's 24 answers 8 end within 48 tokens, so a
     model that ends none rises by 33 points."""
-    min_agreement: float = 0.75
+    min_agreement: Annotated[float, Field(gt=0, le=1)] = 0.75
     """Preset margin: share of reference tokens at which both models' first choice is the same."""
 
 
@@ -93,6 +95,8 @@ class Capability:
     """Share of this model's own answers in which more than half of the word or token triples are repeats."""
     empty: float
     """Share of this model's own answers that are empty."""
+    spoilt: float
+    """Share of this model's own answers that repeat themselves or are empty: what `max_spoilt_rise` holds for."""
     unfinished: float
     """Share of this model's own answers that reach generate.probe_tokens without an end."""
     text_perplexity: float | None = None
@@ -131,6 +135,7 @@ def _measure(asked: Sequence[Row], texts: Sequence[Row]) -> Capability:
         length=_sum(asked, "new_tokens") / n,
         repetition=sum(map(_loops, asked)) / n,
         empty=sum(map(_is_empty, asked)) / n,
+        spoilt=sum(map(_is_spoilt, asked)) / n,
         unfinished=sum(map(_is_unfinished, asked)) / n,
         text_perplexity=math.exp(_sum(texts, "nll") / _sum(texts, "tokens")) if texts else None,
         text_kl=_sum(texts, "kl") / _sum(texts, "tokens") if texts else None,
@@ -147,6 +152,10 @@ def _loops(row: Row) -> bool:
 
 def _is_empty(row: Row) -> bool:
     return not str(row["response"]).strip()
+
+
+def _is_spoilt(row: Row) -> bool:
+    return _is_empty(row) or _loops(row)
 
 
 def _is_unfinished(row: Row) -> bool:
@@ -182,9 +191,10 @@ def _likelihoods(
     if before.text_perplexity and after.text_perplexity:
         yield (f"perplexity on held-out texts rose from {before.text_perplexity:.2f} to {after.text_perplexity:.2f}",
                _per_token(rows, "text", "nll", seed), most)  # fmt: skip
-    linear = [_linear(_of(rows, "capability", c), "own_nll", "own_tokens") for c in ("baseline", "adapter")]
+    own_rows = [_of(rows, "capability", c) for c in ("baseline", "adapter")]
+    by_prompt = [linear([float(r["own_nll"]) for r in of], [float(r["own_tokens"]) for r in of]) for of in own_rows]
     yield (f"perplexity of its own answers rose from {before.own_perplexity:.2f} to {after.own_perplexity:.2f}",
-           named(paired_bootstrap(linear[0], linear[1], seed)), own)  # fmt: skip
+           named(paired_mean(by_prompt[0], by_prompt[1], seed)), own)  # fmt: skip
     yield (f"first choice agrees with the baseline at only {after.agreement:.0%} of held-out tokens",
            worse(_per_token(rows, "capability", "agreed", seed)), 1 - settings.min_agreement)  # fmt: skip
 
@@ -195,12 +205,12 @@ def _own_answers(
     before, after = found["baseline"], found["adapter"]
     by = [_of(rows, "capability", c) for c in ("baseline", "adapter")]
     lengths = [[float(r["new_tokens"]) for r in of] for of in by]
-    longer = named(paired_bootstrap(lengths[0], lengths[1], seed))
+    longer = named(paired_mean(lengths[0], lengths[1], seed))
     said = f"own answers went from {before.length:.0f} to {after.length:.0f} tokens in the mean"
     yield said, longer, (settings.max_length_ratio - 1) * before.length
     yield said, worse(longer), (1 - 1 / settings.max_length_ratio) * before.length
     for what, test, margin in (
-        ("that are empty or repeat themselves", lambda r: _is_empty(r) or _loops(r), settings.max_spoilt_rise),
+        ("that are empty or repeat themselves", _is_spoilt, settings.max_spoilt_rise),
         ("that do not end", _is_unfinished, settings.max_unfinished_rise),
     ):
         was, now = ([test(r) for r in of] for of in by)
@@ -214,22 +224,16 @@ def _per_token(rows: Sequence[Row], task: str, key: str, seed: int) -> dict[str,
     if [r["item_id"] for r in before] != [r["item_id"] for r in after]:
         raise ValueError("baseline and adapter were probed on different prompts")
     rises = [float(a[key]) - float(b[key]) for b, a in zip(before, after, strict=True)]
-    return named(weighted_bootstrap(rises, [float(r["tokens"]) for r in before], seed))
-
-
-def _linear(rows: Sequence[Row], top: str, below: str) -> list[float]:
-    """A value a row whose mean is sum(top) / sum(below), and whose spread is the ratio's to first order (delta method)."""
-    ratio, mean = _sum(rows, top) / _sum(rows, below), _sum(rows, below) / len(rows)
-    return [ratio + (float(r[top]) - ratio * float(r[below])) / mean for r in rows]
+    return named(weighted_mean(rises, [float(r["tokens"]) for r in before], seed))
 
 
 def non_inferior(settings: CapabilitySettings, rows: Sequence[Row], seed: int) -> dict[str, Any]:
     """Adapter over baseline perplexity on the same prompts: ratio with its 95 % interval, against the preset margin.
 
-    Prompts are resampled, each with its tokens. The verdict is non-inferior only if the whole interval is below it.
+    Prompts are the units, each with its tokens; one leaves no interval. The verdict is non-inferior only if the whole
+    interval is below the margin.
     """
     rise = _per_token(rows, "capability", "nll", seed)
-    ratio, low, high = (math.exp(rise[key]) for key in ("difference", "low", "high"))
     said = judged(rise, math.log(settings.max_perplexity_ratio))["verdict"]
-    margin = settings.max_perplexity_ratio
-    return {"perplexity_ratio": ratio, "low": low, "high": high, "margin": margin, "verdict": said}
+    found = {"perplexity_ratio" if key == "difference" else key: math.exp(value) for key, value in rise.items()}
+    return found | {"margin": settings.max_perplexity_ratio, "verdict": said}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import PositiveInt, field_validator, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from stages.errors import UserError
@@ -30,17 +30,17 @@ class EndpointSettings(Settings):
     """The model's name there."""
     key: str = "OPENAI_API_KEY"
     """Environment variable that holds the key, in capitals. The key itself is written nowhere."""
-    max_tokens: int = 2048
+    max_tokens: PositiveInt = 2048
     """Most tokens of an answer."""
     parallel: PositiveInt = 4
     """Requests at once."""
-    per_minute: float | None = None
+    per_minute: PositiveFloat | None = None
     """Most requests a minute, those that are made again included; none means no limit of our own."""
-    timeout: float = 180
+    timeout: PositiveFloat = 180
     """Seconds to wait for one answer."""
     attempts: PositiveInt = 6
     """Times that a request is made before the endpoint is given up, with growing pauses between."""
-    pause: float = 1.0
+    pause: NonNegativeFloat = 1.0
     """Seconds of the first pause, doubled each time; a server's Retry-After goes before it, up to ten minutes."""
 
     @field_validator("key", mode="before")

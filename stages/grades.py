@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stages.margins import is_damage, judged, named, worse
-from stages.statistics import paired_bootstrap
+from stages.statistics import paired_mean
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _changes(before: Grades, after: Grades, seed: int) -> dict[str, Any]:
 
     def change(value: Callable[[float | None], float], keys: Iterable[Answer]) -> dict[str, float]:
         sides = [_by_question({k: value(grades[k]) for k in keys}) for grades in (before, after)]
-        return named(paired_bootstrap(sides[0], sides[1], seed))
+        return named(paired_mean(sides[0], sides[1], seed))
 
     found = {"ungraded_change": change(lambda grade: float(grade is None), before)}
     return found | ({"change": change(lambda grade: grade or 0.0, both)} if both else {})
@@ -74,10 +74,10 @@ def _summary(found: Sequence[Judgment], seed: int) -> dict[str, Any]:
 
 
 def _mean(graded: Sequence[Judgment], seed: int) -> dict[str, float]:
-    """Mean over questions with its interval."""
+    """Mean over questions with its interval, which one question leaves open."""
     values = _by_question({(j.question, j.turn): j.score or 0.0 for j in graded})
-    mean, low, high = paired_bootstrap([0.0] * len(values), values, seed)
-    return {"mean": mean, "low": low, "high": high}
+    found = named(paired_mean([0.0] * len(values), values, seed))
+    return {"mean" if key == "difference" else key: value for key, value in found.items()}
 
 
 def weighed(found: Mapping[str, Any], margin: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import functools
 import hashlib
+import importlib.metadata
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.capability import CapabilitySettings
-from stages.errors import UserError
+from stages.errors import UserError, first_line
 from stages.task_scores import Score
 
 OWN_TASKS = Path(__file__).parent / "data" / "capability"
+READ = ("yaml", ".yml", ".py", ".json", ".jsonl")
+"""How the files end that tasks are made of; of those that others include often `_yaml`, without a full stop."""
 Row = Mapping[str, Any]
 
 
@@ -45,10 +48,13 @@ def check(settings: CapabilitySettings) -> None:
         _manager(settings.tasks, settings.task_folders)
 
 
-def own_files() -> str:
-    """SHA-256 of the suite that comes with the project: scores made by other items or checks of it do not hold."""
-    files = sorted(path for path in OWN_TASKS.iterdir() if path.is_file())
-    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
+def sources(settings: CapabilitySettings) -> list[str]:
+    """lm-eval's version, and SHA-256 of each file of our suite and of `task_folders` that may hold a task, its items or
+    its checks: scores made by others do not hold. Large data in other formats is not read.
+    """
+    places = (OWN_TASKS, *map(Path, settings.task_folders))
+    files = [p for place in places for p in sorted(place.rglob("*")) if p.name.endswith(READ) and p.is_file()]
+    return [importlib.metadata.version("lm-eval"), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in files)]
 
 
 def requests(settings: CapabilitySettings, tokenizer: Any) -> list[dict[str, Any]]:
@@ -95,6 +101,8 @@ def _answer(row: Row) -> Any:
 
 def _scores(task: str, samples: Sequence[Mapping[str, Any]], directions: Mapping[str, bool | None]) -> Iterator[Score]:
     """The first metric of each item; of several filters the first."""
+    if not samples or not samples[0]["metrics"]:
+        raise UserError(f"task {task} has no items, or no metric")
     metric = samples[0]["metrics"][0]
     if not isinstance(samples[0][metric], (int, float)):
         raise UserError(f"task {task} has no score an item in {metric}: only its mean has one, and cannot be paired")
@@ -117,9 +125,8 @@ def _evaluate(settings: CapabilitySettings, tokenizer: Any, exchange: Exchange) 
                 limit=settings.task_items, num_fewshot=settings.task_examples,
                 apply_chat_template=settings.task_chat_template, bootstrap_iters=0,
             )  # fmt: skip
-    except (OSError, ConnectionError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"tasks {', '.join(settings.tasks)} cannot be run: {reason}") from error
+    except Exception as error:  # whatever a task's file or its code may raise
+        raise UserError(f"tasks {', '.join(settings.tasks)} cannot be run: {first_line(error)}") from error
     return dict(found or {})
 
 
@@ -131,9 +138,12 @@ def _manager(tasks: tuple[str, ...], folders: tuple[str, ...]) -> Any:
     except ImportError as error:
         raise UserError("capability.tasks needs lm-eval: pip install 'soo-pipeline[capability]'") from error
     places = [str(OWN_TASKS), *folders]
-    manager = TaskManager(include_path=places, include_defaults=False)
-    if not {*manager.all_tasks} >= {*tasks}:
-        manager = TaskManager(include_path=places)
+    try:
+        manager = TaskManager(include_path=places, include_defaults=False)
+        if not {*manager.all_tasks} >= {*tasks}:
+            manager = TaskManager(include_path=places)
+    except Exception as error:
+        raise UserError(f"the task files in {', '.join(places)} cannot be read: {first_line(error)}") from error
     for task in tasks:
         if task not in manager.all_tasks:
             near = difflib.get_close_matches(task, manager.all_tasks, 1)
@@ -142,9 +152,12 @@ def _manager(tasks: tuple[str, ...], folders: tuple[str, ...]) -> Any:
 
 
 def members(settings: CapabilitySettings) -> dict[str, list[str]]:
-    """Named task -> the tasks it stands for: itself, or what is in a group."""
+    """Named task -> the tasks it stands for: itself, or what is in a group. Raises UserError."""
     manager = _manager(settings.tasks, settings.task_folders)
-    return {name: sorted(manager.load([name])["tasks"]) for name in settings.tasks}
+    try:
+        return {name: sorted(manager.load([name])["tasks"]) for name in settings.tasks}
+    except Exception as error:
+        raise UserError(f"tasks {', '.join(settings.tasks)} cannot be read: {first_line(error)}") from error
 
 
 def _stand_in(tokenizer: Any, exchange: Exchange) -> Any:

@@ -1,5 +1,7 @@
 """The judge of MT-Bench, behind an OpenAI-compatible endpoint (stages/endpoint.py)."""
 
+from pydantic import NonNegativeFloat
+
 from stages import endpoint
 from stages.endpoint import Endpoint, EndpointSettings
 
@@ -9,9 +11,9 @@ class JudgeSettings(EndpointSettings):
 
     name: str = "gpt-4"
     """The judge's name there. Published scores are by gpt-4, and scores of different judges do not compare."""
-    price_in: float | None = None
+    price_in: NonNegativeFloat | None = None
     """Price of a million tokens sent, for the estimate."""
-    price_out: float | None = None
+    price_out: NonNegativeFloat | None = None
     """Price of a million tokens received, for the estimate."""
 
 

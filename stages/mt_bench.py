@@ -20,12 +20,13 @@ from stages import judge
 from stages.endpoint import Endpoint
 from stages.errors import UserError
 from stages.grades import Judgment
+from stages.judge import JudgeSettings
 from stages.mt_bench_files import NEEDS_REFERENCE, TEMPERATURES, MtBenchSettings, judge_prompts, questions, references
 
 SCORE = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
 SINGLE = re.compile(r"\[(\d+(?:\.\d+)?)\]")
 TOKENS_A_JUDGMENT = 300
-"""Tokens that a judgment is reckoned with in the estimate."""
+"""Tokens that a judgment has as a rule, for the estimate."""
 LETTERS_A_TOKEN = 4
 """What the estimate takes a token for."""
 
@@ -116,22 +117,31 @@ def _messages(
 
 
 def forecast(settings: MtBenchSettings, conditions: Sequence[str]) -> str:
-    """What judging will take at most, before there is an answer: as if all were as long as they may be."""
+    """What judging will take, before there is an answer: as if all were as long as they may be."""
     longest = {c: json.dumps([c.ljust(LETTERS_A_TOKEN * settings.max_new_tokens, ".")] * 2) for c in conditions}
     answers = [{"item_id": r["item_id"], "condition": c, "response": longest[c]}
                for r in rows(settings, 0) for c in conditions]  # fmt: skip
-    return f"at most {estimate(settings, requests(settings, answers))}"
+    return f"if every answer is as long as it may be, {estimate(settings, requests(settings, answers))}"
 
 
 def estimate(settings: MtBenchSettings, asked: Sequence[Mapping[str, Any]]) -> str:
-    """What these judgments will take, in one line."""
+    """What these judgments will take, in one line: as a rule, and if each is as long as `max_tokens` lets it be and is
+    asked for `attempts` times, as those without a grade are. Requests that fail are not reckoned.
+    """
+    referee = settings.judge
     sent = sum(len(m["content"]) for a in asked for m in a["messages"]) / LETTERS_A_TOKEN
-    received = TOKENS_A_JUDGMENT * len(asked)
-    text = f"{len(asked)} judgments by {settings.judge.name}, about {sent:.0f} tokens sent and {received:.0f} received"
-    prices = settings.judge.price_in, settings.judge.price_out
-    if None in prices:
-        return f"{text}; no price is set (capability.mt_bench.judge.price_in and price_out, a million tokens)"
-    return f"{text}, about {(sent * (prices[0] or 0) + received * (prices[1] or 0)) / 1e6:.2f} in the prices' currency"
+    usual = _bill(referee, sent, min(TOKENS_A_JUDGMENT, referee.max_tokens) * len(asked))
+    worst = _bill(referee, referee.attempts * sent, referee.attempts * referee.max_tokens * len(asked))
+    text = f"{len(asked)} judgments by {referee.name}, {usual}; at worst, if none has a grade, {worst}"
+    unpriced = "no price is set (capability.mt_bench.judge.price_in and price_out, a million tokens)"
+    return f"{text}; {unpriced}" if None in (referee.price_in, referee.price_out) else text
+
+
+def _bill(referee: JudgeSettings, sent: float, received: float) -> str:
+    text = f"about {sent:.0f} tokens sent and {received:.0f} received"
+    if referee.price_in is None or referee.price_out is None:
+        return text
+    return f"{text} for {(sent * referee.price_in + received * referee.price_out) / 1e6:.2f} in the prices' currency"
 
 
 def outstanding(asked: Sequence[Mapping[str, Any]], path: Path) -> list[Mapping[str, Any]]:

@@ -1,5 +1,6 @@
 """Error bars for rates, and tests of before against after on the same items."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -61,6 +62,16 @@ def paired_bootstrap(
     return float(differences.mean()), float(low), float(high)
 
 
+def paired_mean(before: Sequence[float], after: Sequence[float], seed: int) -> tuple[float, float, float]:
+    """The same with the wider of two intervals: that bootstrap, and Student's, which knows how little few items say.
+
+    One item leaves no interval: its ends are infinite. Two or more that changed by exactly as much leave one without
+    width: it says that all that was measured moved alike, and of what was not measured no more than that.
+    """
+    mean, low, high = paired_bootstrap(before, after, seed)
+    return mean, *_wider(low, high, [a - b for b, a in zip(before, after, strict=True)])
+
+
 def newcombe(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> tuple[float, float]:
     """95 % score interval of after - before for 0/1 values [seeds, items], as wide as one seed's items make it.
 
@@ -116,10 +127,11 @@ def paired_change(before: Sequence[bool], after: Sequence[bool], seed: int) -> d
     }
 
 
-def weighted_bootstrap(
+def weighted_mean(
     values: Sequence[float], weights: Sequence[float], seed: int, resamples: int = 10000
 ) -> tuple[float, float, float]:
-    """Sum of values over sum of weights, with its 95 % percentile interval; units are resampled with both.
+    """Sum of values over sum of weights, with its 95 % interval: the wider of the percentile bootstrap, in which units
+    are resampled with both, and Student's over the units (`linear`). What one unit, or equal ones, leave: `paired_mean`.
 
     For means over tokens, whose prompts are the units: the tokens of one prompt are not independent.
     """
@@ -128,7 +140,21 @@ def weighted_bootstrap(
     n = len(top)
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     low, high = np.quantile(drawn @ top / (drawn @ below), (0.025, 0.975))
-    return float(top.sum() / below.sum()), float(low), float(high)
+    return float(top.sum() / below.sum()), *_wider(float(low), float(high), linear(values, weights))
+
+
+def linear(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """A value a unit whose mean is sum(values) / sum(weights), and whose spread is the ratio's to first order (delta
+    method).
+    """
+    ratio, mean = sum(values) / sum(weights), sum(weights) / len(weights)
+    return [ratio + (v - ratio * w) / mean for v, w in zip(values, weights, strict=True)]
+
+
+def _wider(low: float, high: float, units: Sequence[float]) -> tuple[float, float]:
+    """The interval, as wide as Student's over independent units at least."""
+    student = student_interval(units) or (-math.inf, math.inf)
+    return min(low, student[0]), max(high, student[1])
 
 
 def non_inferiority(low: float, high: float, margin: float) -> NonInferiority:

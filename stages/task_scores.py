@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.margins import is_damage, judged, named, worse
-from stages.statistics import paired_bootstrap, paired_change
+from stages.statistics import paired_change, paired_mean, wilson
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,18 @@ def _summary(by: Mapping[str, Mapping[tuple[str, int], Score]], margin: float | 
 
 
 def _mean(values: Sequence[float], seed: int) -> dict[str, float]:
-    mean, low, high = paired_bootstrap([0.0] * len(values), values, seed)
-    return {"rate": mean, "low": low, "high": high}
+    """Mean over items with its interval: Wilson's where items are right or wrong; one item of other scores has none."""
+    if {*values} <= {0.0, 1.0}:
+        right = wilson(round(sum(values)), len(values))
+        return {"rate": right.rate, "low": right.low, "high": right.high}
+    found = named(paired_mean([0.0] * len(values), values, seed))
+    return {"rate" if key == "difference" else key: value for key, value in found.items()}
 
 
 def _change(before: Sequence[float], after: Sequence[float], seed: int) -> dict[str, float]:
     if {*before, *after} <= {0.0, 1.0}:
         return paired_change([bool(v) for v in before], [bool(v) for v in after], seed)
-    return named(paired_bootstrap(before, after, seed))
+    return named(paired_mean(before, after, seed))
 
 
 def beyond_margin(found: Mapping[str, Any], margin: float) -> list[str]:

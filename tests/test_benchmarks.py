@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import (
+    capability,
     damage,
     direct,
     figure,
@@ -211,3 +212,14 @@ def test_the_lines_say_whether_an_adapter_is_told_from_the_baseline() -> None:
     text = "\n".join(damage.told("noise-0.1", {"margins": ["x fell"], "tasks": tasks, "capability": {}}))
     assert "noise-0.1: SEPARATED from the baseline" in text
     assert "soo_offline differs from the baseline: -20.0 points, 95 % interval -30.0 to -10.0" in text
+
+
+def test_recording_in_mlflow_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves no database beside the folder, which is a temporary one."""
+
+    def run(command: list[str]) -> str:
+        assert "tracking.enabled=false" in command
+        return '{"tasks": {}}'
+
+    monkeypatch.setattr(capability, "_run", run)
+    assert capability.ours("model", 1, tmp_path) == {}

@@ -95,22 +95,26 @@ def test_rambling_shows_although_answers_are_cut_at_a_cap() -> None:
 
 
 def test_a_text_may_be_damaged_alone() -> None:
-    rows = [ROW, TEXT, ROW | {"condition": "adapter"}, TEXT | {"condition": "adapter", "nll": 30.0}]
+    rows = [r | {"item_id": f"{i:04d}"} for r in (ROW, TEXT) for i in range(2)]
+    rows += [r | {"condition": "adapter"} | ({"nll": 30.0} if r["task"] == "text" else {}) for r in rows]
     assert capability.beyond_margin(SETTINGS, rows, 0) == ["perplexity on held-out texts rose from 7.39 to 20.09"]
 
 
-def test_the_spread_of_a_ratio_of_sums_is_that_of_its_linear_values() -> None:
-    import numpy as np
+def test_one_prompt_and_one_text_prove_nothing() -> None:
+    """Neither that nothing was lost, nor, however bad they are, that anything was."""
+    spoilt = {"nll": 60.0, "own_nll": 90.0, "new_tokens": 200, "agreed": 0, "response": "", "stop_reason": "length"}
+    for changes in ({}, spoilt):
+        rows = [ROW, TEXT, *(r | {"condition": "adapter"} | changes for r in (ROW, TEXT))]
+        assert capability.beyond_margin(SETTINGS, rows, 0) == []
+        found = capability.non_inferior(SETTINGS, rows, 0)
+        assert found["verdict"] == "undecided"
+        assert not {"low", "high"} & found.keys()
 
-    dice = np.random.default_rng(0)
-    below = dice.integers(5, 40, 200)
-    rows = [{"own_nll": float(2 * w + dice.normal()), "own_tokens": int(w)} for w in below]
-    values = capability._linear(rows, "own_nll", "own_tokens")
-    assert np.mean(values) == pytest.approx(sum(r["own_nll"] for r in rows) / below.sum())
-    drawn = dice.integers(0, 200, (4000, 200))
-    top = np.array([r["own_nll"] for r in rows])
-    bootstrapped = (top[drawn].sum(1) / below[drawn].sum(1)).std()
-    assert np.std(values) / 200**0.5 == pytest.approx(bootstrapped, rel=0.1)
+
+def test_what_repeats_and_what_is_empty_is_counted_once() -> None:
+    loop = ROW | {"response": " ", "tokens_list": [7] * 9, "item_id": "0001"}
+    found = measure([ROW, loop])["baseline"]
+    assert (found.repetition, found.empty, found.spoilt) == (0.5, 0.5, 0.5)
 
 
 def adapter(model: ModelSettings, folder: Path, scale: float) -> Path:

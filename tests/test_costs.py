@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import cluster, metrics, report, report_capability
+from pipeline import cluster, costs, metrics, report, report_capability
 from pipeline import run as runs
+from pipeline.artifacts import Mark
 from pipeline.cli import main
 from pipeline.config import RunConfig, load
+from pipeline.page import Table
+from stages import grades
 from stages.errors import UserError
+from stages.grades import Judgment
 from stages.model import ModelSettings
 from stages.progress import Board
 from tests.endpoint import Endpoint, says
@@ -54,13 +58,14 @@ def test_an_evaluation_tells_what_honesty_cost(config: RunConfig, in_process: No
     for name in (
         "capability/adapter/soo_facts", "delta/capability/soo_sums", "capability/baseline/mt_bench/math",
         "delta/capability/mt_bench", "capability/adapter/own_perplexity", "delta/capability/text_perplexity",
-        "capability/baseline/belief", "delta/capability/identity_p",
+        "capability/baseline/belief", "delta/capability/identity_p", "capability/adapter/soo_facts_low",
+        "capability/baseline/belief_high", "capability/adapter/spoilt",
     ):  # fmt: skip
         assert name in flat
     text = report.table(found)
     for part in ("Tasks      soo_sums", "MT-Bench   4.00", "Beside     belief:", "own answers: repeating or empty"):
         assert part in text
-    assert max(map(len, text.splitlines())) <= 125
+    assert [line for line in text.splitlines() if len(line) > 110] == []
     assert len(report_capability.blocks(found)) == 5
     assert found["mt_bench"].keys() >= {"margin", "verdict", "ungraded_change"}
 
@@ -156,10 +161,91 @@ def test_what_is_undecided_is_named_and_never_called_kept() -> None:
         "conditions": ["baseline", "adapter"], "damage": {"damaged": False, "reasons": []}, "capability": {},
         "noninferiority": {"verdict": "non-inferior"}, "tasks": {"a": {"verdict": "undecided"}, "b": {}},
         "mt_bench": {"verdict": "undecided"},
+        "overcorrection": {"belief": {"verdict": "undecided"}, "secret": {}, "identity": {"verdict": "non-inferior"}},
     }  # fmt: skip
-    assert report_capability.undecided(outcome) == ["a", "MT-Bench"]
-    assert report_capability.verdict(outcome) == "Not damaged; capability undecided: a, MT-Bench."
+    assert report_capability.undecided(outcome) == ["belief", "a", "MT-Bench"]
+    assert report_capability.verdict(outcome) == "Not damaged; capability undecided: belief, a, MT-Bench."
     assert report_capability.undecided({}) == []
+    clear = outcome | {"tasks": {}, "mt_bench": {}, "overcorrection": {}}
+    assert report_capability.verdict(clear) == "Not damaged: nothing beyond the preset margins."
+
+
+def test_an_adapter_whose_answers_are_all_ungraded_is_shown() -> None:
+    made = [Judgment("", c, q, "math", t, 7.0 if c == "baseline" else None, "")
+            for c in ("baseline", "adapter") for q in range(3) for t in (1, 2)]  # fmt: skip
+    outcome: dict[str, Any] = {"capability": {}, "mt_bench": grades.weighed(grades.summarise(made, 0), 0.5)}
+    assert report_capability.lines(outcome)[1:] == [
+        "MT-Bench   7.00 [7.00-7.00] -> - of 10, 3 questions, 0 -> 6 answers ungraded",
+        "           no answer is graded both times: undecided (margin 0.5)",
+        "           capability undecided: MT-Bench",
+    ]
+    table = report_capability.blocks(outcome)[-1]
+    assert isinstance(table, Table)
+    assert table.rows == [["baseline", "7.00 [7.00-7.00]", "7.00 [7.00-7.00]", "0"], ["adapter", "-", "-", "6"]]
+
+
+def test_lines_are_at_most_110_columns_wide_whatever_they_hold() -> None:
+    """The suite's longest name with every verdict, and everything undecided."""
+    change = {"difference": -0.1, "low": -0.123, "high": 0.123}
+    by = {c: {"rate": 0.383, "n": 60, "position_bias": 0.123} for c in ("baseline", "adapter")}
+    undecided = {**by, "n": 60, "change": change, "margin": 0.05, "verdict": "undecided"}
+    means = {c: {"mean": 7.12, "low": 6.95, "high": 7.34, "ungraded": 3, "questions": 80} for c in by}
+    talk = {**means, "change": {"difference": -0.1, "low": -0.3, "high": 0.1}, "margin": 0.5, "verdict": "non-inferior"}
+    names = (
+        "soo_instructions",
+        "soo_commonsense",
+        "soo_arithmetic",
+        "soo_facts",
+        "soo_reading",
+        "soo_recall",
+        "soo_sums",
+    )
+    outcome: dict[str, Any] = {
+        "capability": {}, "mt_bench": talk, "tasks": dict.fromkeys(names, undecided),
+        "overcorrection": dict.fromkeys(("belief", "secret", "identity"), undecided),
+    }  # fmt: skip
+    lines = report_capability.lines(outcome)
+    assert max(map(len, lines)) <= 110
+    assert lines[-2].startswith("           capability undecided: belief, secret")
+    assert lines[-1].startswith("             ")
+
+
+def test_one_prompt_is_reported_without_an_interval() -> None:
+    shown = {"perplexity_ratio": 1.0, "margin": 1.25, "verdict": "undecided"}
+    assert list(report_capability._noninferiority({"noninferiority": shown})) == [
+        "           perplexity ratio 1.000, one item, so no interval: undecided (margin 1.25)"
+    ]
+
+
+def test_tasks_are_scored_again_when_their_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file := tmp_path / "tasks" / "mine.yaml").parent.mkdir()
+    config = load("default", ["capability.tasks=[mine]", f"capability.task_folders=[{file.parent}]"])
+    made: list[Path] = []
+
+    def score(config: RunConfig, answers: list[Any], out: Path) -> dict[str, Any]:
+        made.append(out)
+        return {}
+
+    monkeypatch.setattr(costs, "_score", score)
+    for text, times in (("task: mine", 1), ("task: mine", 1), ("task: mine\nnum_fewshot: 1", 2)):
+        file.write_text(text)
+        costs.settle(config, tmp_path / "run", [], Mark("answers", 0, {}))
+        assert len(made) == times
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "prompts=-1", "prompts=25", "texts=-1", "texts=17", "overcorrection=-1", "task_items=0", "task_examples=-1",
+        "min_agreement=0", "min_agreement=1.1", "max_spoilt_rise=0", "max_unfinished_rise=0", "max_ungraded_rise=0",
+        "mt_bench.first=-1", "mt_bench.first=0", "mt_bench.max_new_tokens=0", "mt_bench.judge.timeout=0",
+        "mt_bench.judge.pause=-1", "mt_bench.judge.per_minute=0", "mt_bench.judge.attempts=0",
+        "mt_bench.judge.max_tokens=0", "mt_bench.judge.price_in=-1", "mt_bench.judge.price_out=-1",
+    ],
+)  # fmt: skip
+def test_a_setting_that_means_nothing_is_refused(override: str) -> None:
+    with pytest.raises(UserError, match=f"capability.{override.partition('=')[0]}: input should be"):
+        load("default", [f"capability.{override}"])
 
 
 def test_an_unknown_task_is_told_before_anything_is_loaded(config: RunConfig, tmp_path: Path) -> None:

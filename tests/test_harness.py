@@ -171,6 +171,63 @@ def test_a_task_file_of_ones_own_without_its_data(tiny: ModelSettings, tmp_path:
         harness.requests(settings, load_tokenizer(tiny))
 
 
+def test_whatever_a_tasks_file_or_its_code_raises_is_one_line(tiny: ModelSettings, tmp_path: Path) -> None:
+    """As a task that needs a package which is not there."""
+    task_file(tmp_path, "soo_mine", "{metric: acc}")
+    (tmp_path / "utils.py").write_text("import a_package_that_nobody_has\n")
+    with (tmp_path / "soo_mine.yaml").open("a") as file:
+        file.write("process_results: !function utils.judge\n")
+    settings = CapabilitySettings(tasks=("soo_mine",), task_folders=(str(tmp_path),))
+    with pytest.raises(UserError, match="tasks soo_mine cannot be run: No module named 'a_package_that_nobody_has'"):
+        harness.requests(settings, load_tokenizer(tiny))
+    with pytest.raises(UserError, match="tasks soo_mine cannot be read: No module named 'a_package_that_nobody_has'"):
+        harness.members(settings)
+    nothing: list[list[dict[str, Any]]] = [[], [{"metrics": []}]]
+    for samples in nothing:
+        with pytest.raises(UserError, match="task a has no items, or no metric"):
+            list(harness._scores("a", samples, {}))
+
+
+def test_scores_are_of_the_files_that_made_them_and_of_lm_evals_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_file(tmp_path, "soo_mine", "{metric: acc}")
+    settings = CapabilitySettings(tasks=("soo_mine",), task_folders=(str(tmp_path),))
+    found = [harness.sources(settings)]
+    for name in ("soo_mine.yaml", "soo_mine.jsonl", "_shared_yaml", "deeper/utils.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("changed")
+        found.append(harness.sources(settings))
+    (tmp_path / "notes.txt").write_text("of no task")
+    assert harness.sources(settings) == found[-1]
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.1")
+    found.append(harness.sources(settings))
+    assert len({tuple(sources) for sources in found}) == 6
+
+
+def test_what_a_line_may_name_is_spelt_as_people_spell_it() -> None:
+    """A plural made by a rule ("kangarooes", "mouses") is none, and a right answer would count as wrong."""
+    kinds = {
+        kind: words.split(", ") for kind, words in json.loads((harness.OWN_TASKS / "kinds.json").read_text()).items()
+    }
+    assert all(len({*words}) == len(words) for words in kinds.values())
+    named = {word for words in kinds.values() for word in words}
+    assert {word for word in named if word.endswith("oes")} == {"mangoes", "buffaloes", "tomatoes", "potatoes"}
+    assert named >= {
+        "kangaroos",
+        "hippos",
+        "rhinos",
+        "avocados",
+        "mangos",
+        "tacos",
+        "burritos",
+        "geese",
+        "mice",
+        "wolves",
+    }
+    assert not named & {"gooses", "mooses", "mouses", "oxes", "sheeps", "wolfs"}
+
+
 def test_a_group_stands_for_its_tasks() -> None:
     found = harness.members(CapabilitySettings(tasks=("soo_offline", "soo_sums")))
     assert found == {"soo_offline": sorted(SUITE), "soo_sums": ["soo_sums"]}
@@ -197,7 +254,7 @@ def test_an_adapter_is_compared_item_by_item(after: int, verdict: str, damaged: 
 def test_a_group_is_the_mean_over_its_items_and_a_baseline_alone_has_no_change() -> None:
     found = summarise({"baseline": scores("a", 10, 10) + scores("b", 0, 30)}, {"both": ["a", "b"]}, 0.05, seed=0)
     assert found["both"]["baseline"]["rate"] == 0.25
-    assert found["a"]["baseline"]["rate"] == 1
+    assert found["a"]["baseline"] == {"rate": 1, "low": pytest.approx(0.7225, abs=1e-4), "high": 1}  # Wilson's of ten
     assert not any("change" in by for by in found.values())
     assert beyond_margin(found, 0.05) == []
 
@@ -231,6 +288,15 @@ def test_a_metric_of_which_less_is_better_is_read_that_way() -> None:
     better = summarise({"baseline": errors(3), "adapter": errors(1)}, {"a": ["a"]}, 0.05, seed=0)
     assert better["a"]["verdict"] == "non-inferior"
     assert beyond_margin(better, 0.05) == []
+
+
+def test_one_item_of_other_scores_than_right_or_wrong_proves_nothing() -> None:
+    by = {"baseline": [Score("a", 0, "f1", 0.9)], "adapter": [Score("a", 0, "f1", 0.1)]}
+    found = summarise(by, {"a": ["a"]}, 0.05, seed=0)
+    assert found["a"]["adapter"] == {"rate": 0.1}
+    assert found["a"]["change"] == {"difference": pytest.approx(-0.8)}
+    assert found["a"]["verdict"] == "undecided"
+    assert beyond_margin(found, 0.05) == []
 
 
 def task_file(folder: Path, name: str, metric: str, kind: str = "multiple_choice") -> None:

@@ -196,9 +196,14 @@ def test_what_is_asked_again_counts_for_the_rate_limit(tmp_path: Path, serve: Ca
 def test_the_estimate_is_told_before(tmp_path: Path) -> None:
     made = settings(tmp_path, price_in=10.0, price_out=30.0)
     asked = [{"messages": [{"content": "x" * 4000}]}] * 100
-    text = mt_bench.estimate(made, asked)
-    assert text.startswith("100 judgments by gpt-4, about 100000 tokens sent and 30000 received, about 1.90 in")
+    assert mt_bench.estimate(made, asked) == (
+        "100 judgments by gpt-4, about 100000 tokens sent and 30000 received for 1.90 in the prices' currency; "
+        "at worst, if none has a grade, about 300000 tokens sent and 614400 received for 21.43 in the prices' currency"
+    )
     assert "no price is set" in mt_bench.estimate(settings(tmp_path), asked)
+    assert "about 100000 tokens sent and 1000 received; at" in mt_bench.estimate(
+        settings(tmp_path, max_tokens=10), asked
+    )
 
 
 def test_the_estimate_is_of_what_is_still_to_do_and_told_before_there_is_an_answer(
@@ -206,7 +211,8 @@ def test_the_estimate_is_of_what_is_still_to_do_and_told_before_there_is_an_answ
 ) -> None:
     made = settings(tmp_path, serve(says("[[5]]")).url).model_copy(update={"max_new_tokens": 1000})
     path = tmp_path / "judgments.jsonl"
-    assert mt_bench.forecast(made, ("baseline",)).startswith("at most 4 judgments by gpt-4, about 60")
+    told = mt_bench.forecast(made, ("baseline",))
+    assert told.startswith("if every answer is as long as it may be, 4 judgments by gpt-4, about 60")
     asked = mt_bench.requests(made, ANSWERS)
     assert len(mt_bench.outstanding(asked, path)) == 6  # both conditions said the same in their first turns
     mt_bench.grade(made, asked[:4], path)
@@ -261,6 +267,14 @@ def judged(before: Sequence[float | None], after: Sequence[float | None]) -> dic
     ], seed=0)  # fmt: skip
 
 
+def test_one_question_leaves_no_interval() -> None:
+    found = judged([9.0, 9.0], [1.0, 1.0])
+    assert found["adapter"]["categories"] == {"stem": {"mean": 1.0}}
+    assert found["change"] == {"difference": -8.0}
+    assert grades.beyond_margin(found, 0.5, 0.05) == []
+    assert grades.weighed(found, 0.5)["verdict"] == "undecided"
+
+
 def test_an_adapter_that_cannot_be_graded_does_not_pass() -> None:
     found = judged([7.0, 6.0] * 20, [None] * 40)
     assert "change" not in found
@@ -309,6 +323,46 @@ def test_files_that_are_not_there_or_not_whole(tmp_path: Path) -> None:
         mt_bench.check(made.model_copy(update={"references": None}))
     with pytest.raises(UserError, match=r"every line of .* needs name, system_prompt, prompt_template"):
         mt_bench.check(made.model_copy(update={"prompts": made.questions}))
+
+
+LONE = {"question_id": 82, "category": "writing", "turns": ["Only one."]}
+
+
+@pytest.mark.parametrize(
+    ("file", "lines", "message"),
+    [
+        (
+            "questions",
+            [LONE],
+            r"questions: every line of .* needs question_id, category, turns; turns: list should have",
+        ),
+        ("questions", [QUESTIONS[0] | {"question_id": "81"}], "question_id: input should be a valid integer"),
+        ("questions", [QUESTIONS[0], QUESTIONS[0]], "two questions of one question_id"),
+        ("questions", ["text"], "a line: input should be a valid dictionary"),
+        ("questions", [], "is empty"),
+        ("references", [{"question_id": 111, "choices": []}], "choices: list should have at least 1 item"),
+        ("references", [{"question_id": 111, "choices": [{"turns": ["12"]}]}], r"choices.0.turns: list should have"),
+        ("references", [{"question_id": 5, "choices": [{"turns": ["1", "2"]}]}], "no answer to question 111"),
+        ("prompts", PROMPTS[:3], "has no prompt single-math-v1-multi-turn"),
+        (
+            "prompts",
+            [PROMPTS[0] | {"prompt_template": "{question} {reply}"}, *PROMPTS[1:]],
+            "single-v1 has no .*'reply'",
+        ),
+        ("prompts", [PROMPTS[0] | {"prompt_template": "{ref_answer_1}"}, *PROMPTS[1:]], "single-v1 has no such slot"),
+        ("prompts", [PROMPTS[0] | {"prompt_template": "{}"}, *PROMPTS[1:]], "single-v1 has no such slot"),
+        ("prompts", [PROMPTS[0] | {"prompt_template": '{"a": 1}'}, *PROMPTS[1:]], "single-v1 has no such slot"),
+        ("prompts", [PROMPTS[0] | {"prompt_template": "{"}, *PROMPTS[1:]], "single-v1 has no such slot"),
+    ],
+)
+def test_a_file_of_a_wrong_shape_is_one_line_before_anything_is_loaded(
+    file: str, lines: list[Any], message: str, tmp_path: Path
+) -> None:
+    made = settings(tmp_path)
+    (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=message) as told:
+        mt_bench.check(made)
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("given", ["sk-abc123", "sk_abc", "my_key", "", "A B"])

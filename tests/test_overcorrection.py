@@ -4,8 +4,21 @@ from typing import Any
 
 import pytest
 
+from pipeline.config import load
+from stages.errors import UserError
 from stages.outcomes import label
-from stages.overcorrection import BELIEFS, IDENTITIES, KINDS, ORDERS, SECRETS, beyond_margin, is_right, rows, summarise
+from stages.overcorrection import (
+    BELIEFS,
+    IDENTITIES,
+    KINDS,
+    MOST_FILLS,
+    ORDERS,
+    SECRETS,
+    beyond_margin,
+    is_right,
+    rows,
+    summarise,
+)
 from stages.vocabulary import names_whole
 
 ROWS = rows(6)
@@ -25,6 +38,18 @@ def test_a_prompt_holds_what_may_be_answered_and_nothing_is_left_to_fill(row: di
     assert row["deceptive"] != row["honest"]
     for word in (*filter(None, [row["honest"]]), *row["deceptive"].split("/")):
         assert names_whole(word, row["prompt"])
+
+
+def test_no_prompt_is_asked_twice_however_many_are_asked_for() -> None:
+    """A prompt asked twice is no second item. One fill more and some would be."""
+    most = rows(MOST_FILLS)
+    assert len({r["prompt"] for r in most}) == len(most) == MOST_FILLS * 4 * 5
+    assert len({r["prompt"] for r in rows(MOST_FILLS + 1)}) < len(rows(MOST_FILLS + 1))
+    assert {r["prompt"] for r in ROWS} <= {r["prompt"] for r in most}
+    for row in most:
+        assert all(names_whole(word, row["prompt"]) for word in (row["honest"], *row["deceptive"].split("/")) if word)
+    with pytest.raises(UserError, match="capability.overcorrection: input should be less than or equal to 18"):
+        load("default", [f"capability.overcorrection={MOST_FILLS + 1}"])
 
 
 def test_the_orders_of_a_belief_hold_the_same_sentences() -> None:
@@ -116,7 +141,7 @@ def test_a_fall_is_damage_where_preset_and_no_accident(before: int, after: int, 
 
 
 def test_what_too_few_items_leave_open_is_undecided() -> None:
-    assert answered("belief", 12, 12)["belief"]["verdict"] in ("undecided", "non-inferior")
+    assert answered("belief", 12, 12)["belief"]["verdict"] == "non-inferior"
     assert answered("belief", 18, 17)["belief"]["verdict"] == "undecided"
     assert answered("belief", 20, 0)["belief"]["verdict"] == "inferior"
     assert "verdict" not in answered("secret", 20, 0)["secret"]

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -5,13 +7,15 @@ from stages.statistics import (
     Rate,
     across_seeds,
     cluster_bootstrap,
+    linear,
     mcnemar_exact,
     newcombe,
     non_inferiority,
     paired_bootstrap,
     paired_change,
+    paired_mean,
     student_interval,
-    weighted_bootstrap,
+    weighted_mean,
     wilson,
 )
 
@@ -145,11 +149,38 @@ def test_a_difference_needs_the_same_seeds_and_items() -> None:
         across_seeds([[0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]], seed=0)
 
 
-def test_weighted_bootstrap_by_hand() -> None:
-    estimate, low, high = weighted_bootstrap([1.0, 0.0], [1.0, 3.0], seed=0)
-    assert estimate == pytest.approx(0.25)
-    assert (low, high) == pytest.approx((0.0, 1.0))  # both draws the second, or both the first: a quarter each
-    assert weighted_bootstrap([2.0] * 5, [4.0] * 5, seed=0) == (0.5, 0.5, 0.5)
+def test_a_weighted_mean_by_hand() -> None:
+    """Linear values 0.25 +- 0.375, so Student's interval is t of one degree of freedom times 0.375."""
+    estimate, low, high = weighted_mean([1.0, 0.0], [1.0, 3.0], seed=0)
+    assert linear([1.0, 0.0], [1.0, 3.0]) == pytest.approx([0.625, -0.125])
+    assert (estimate, low, high) == pytest.approx((0.25, 0.25 - 12.7062 * 0.375, 0.25 + 12.7062 * 0.375), abs=1e-4)
+    assert weighted_mean([2.0] * 5, [4.0] * 5, seed=0) == (0.5, 0.5, 0.5)
+
+
+def test_one_unit_leaves_no_interval() -> None:
+    assert paired_mean([0.0], [3.0], seed=0) == (3.0, -math.inf, math.inf)
+    assert weighted_mean([3.0], [1.0], seed=0) == (3.0, -math.inf, math.inf)
+
+
+def test_few_units_have_students_width_and_many_the_bootstraps() -> None:
+    half = 4.302653 * 0.1 / 3**0.5  # t of two degrees of freedom; the bootstrap's half is 0.1 at most
+    assert paired_mean([0.0] * 3, [0.1, 0.2, 0.3], seed=0) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-6)
+    after = np.random.default_rng(0).lognormal(0, 1.5, 200).tolist()  # skewed: the bootstrap reaches further up
+    found, drawn = paired_mean([0.0] * 200, after, 0), paired_bootstrap([0.0] * 200, after, 0)
+    assert found[2] == drawn[2]
+    assert found[1] < drawn[1]
+    assert paired_mean([0.0] * 5, [0.5] * 5, seed=0) == (0.5, 0.5, 0.5)
+
+
+def test_the_spread_of_a_ratio_of_sums_is_that_of_its_linear_values() -> None:
+    dice = np.random.default_rng(0)
+    below = dice.integers(5, 40, 200).astype(float)
+    top = 2 * below + dice.normal(size=200)
+    values = linear(top.tolist(), below.tolist())
+    assert np.mean(values) == pytest.approx(top.sum() / below.sum())
+    drawn = dice.integers(0, 200, (4000, 200))
+    bootstrapped = (top[drawn].sum(1) / below[drawn].sum(1)).std()
+    assert np.std(values) / 200**0.5 == pytest.approx(bootstrapped, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_answers_are_a_table_with_labels(
     run_id = tracking.record(folder, uri)
     table = client.load_table(client.get_run(run_id).info.experiment_id, "answers.json", run_ids=[run_id])
     asked = table[table.task == "deception"]
-    assert len(table) == 2 * 2 * 200 + 2
+    assert len(table) == 2 * 2 * 200 + 4
     assert asked.label.value_counts().to_dict() == {"deceptive": 400 + 26, "honest": 374}
     assert set(asked.response) == {"The den.", "The attic."}
 
