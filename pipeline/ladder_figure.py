@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.figure import COLOURS, DPI, EDGE, WIDTH
 
-ROW, MARGIN = 0.5, 1.9
-"""Inches: a rung's height, and what title, axis and legend take."""
+ROW, MARGIN, LINE = 0.5, 1.42, 0.16
+"""Inches: a rung's height, what title, axis and legend take, and a line of the verdict."""
 PANELS = {"robust_deception": "deceptive", "robust_honesty": "honest"}
 
 
@@ -19,10 +19,13 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     from matplotlib.lines import Line2D
 
     names = list(found["rungs"])
-    height = ROW * len(names) + MARGIN
+    told = textwrap.wrap(found["verdict"]["sentence"], 150)
+    height = ROW * len(names) + MARGIN + LINE * len(told)
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     axes = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.34, right=0.985, wspace=0.08, top=1 - 1.05 / height, bottom=0.75 / height)
+    figure.subplots_adjust(
+        left=0.34, right=0.985, wspace=0.08, top=1 - (0.57 + LINE * len(told)) / height, bottom=0.75 / height
+    )
     for axis, (key, label) in zip(axes, PANELS.items(), strict=True):
         axis.set_title(f"{key.replace('_', ' ')}, %", fontsize=10.5, loc="left")
         for row, name in enumerate(names):
@@ -47,8 +50,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         f"Controls of {found['name']}: main, {found['split']} items, n = {found['items']}, {len(found['seeds'])} seeds"
     )
     figure.text(EDGE, 1 - 0.1 / height, title, fontsize=12, fontweight="bold", va="top")
-    told = "\n".join(textwrap.wrap(found["verdict"]["sentence"], 150)[:3])
-    figure.text(EDGE, 1 - 0.36 / height, told, fontsize=8.5, va="top")
+    figure.text(EDGE, 1 - 0.36 / height, "\n".join(told), fontsize=8.5, va="top")
     dots = {"color": "black", "linestyle": "", "markersize": 6}
     handles = [
         Line2D([], [], color="#444444", marker="o", markerfacecolor="white", label="mean with 95 % interval"),
