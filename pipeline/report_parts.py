@@ -119,7 +119,7 @@ def _health(run: Run) -> list[Block]:
         f"{'COLLAPSED' if collapse['collapsed'] else 'Not collapsed'}: least variation across prompts at the site is "
         f"{percent(variation)} % of the base model's."
     ))  # fmt: skip
-    blocks += [Text(line) for line in report.specific(collapse)]
+    blocks += [Text(line.replace("   ", ": ", 1)) for line in report.specific(collapse)]
     inside = {k: v for k, v in run.get("latent", {}).items() if k != "published"}
     if inside:
         blocks.append(Table(
