@@ -151,7 +151,8 @@ def ask(
 
     `known` is a folder of the baseline's answers to the same prompts: they are taken over instead of made again.
     """
-    say("3/4 answers, " + " and ".join(conditions))
+    asked = tuple(parts) != ("inside",)
+    say("3/4 answers, " + " and ".join(conditions) if asked else "looking into the model, layer by layer")
     rows = prompt_rows(config, parts)
 
     def make(out: Path) -> dict[str, Any]:
@@ -169,7 +170,8 @@ def ask(
         identity(config.model),
     ]
     mark = stage(folder / "answers", [*inputs, list(conditions), made_from], make)
-    say(f"  {mark.facts['answers']} answers in {folder / 'answers'}")
+    if asked:
+        say(f"  {mark.facts['answers']} answers in {folder / 'answers'}")
     return mark
 
 
