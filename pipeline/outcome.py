@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.artifacts import digest
 from pipeline.config import DamageSettings, RunConfig
-from pipeline.report import result_split
+from pipeline.report import headline
 from stages import outcomes
 from stages.errors import UserError
 from stages.outcomes import Summary
@@ -65,10 +65,10 @@ def damage(
 ) -> tuple[list[str], bool]:
     """Why the adapter counts as damaged (none: it does not), and whether its site has collapsed.
 
-    By the items that the verdict is about: where confirming ones were asked, choosing ones say nothing.
+    By items of the split that the verdict is about: where that is confirming, choosing ones say nothing.
     """
     reasons = list(margins)
-    counted = result_split(dict.fromkeys(split for splits in counts.values() for split in splits))
+    counted = headline({"scenarios": counts})[1]
     for scenario, splits in counts.items():
         for split, by in splits.items():
             if not {"baseline", "adapter"} <= by.keys() or split != counted:

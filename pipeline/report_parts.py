@@ -178,7 +178,8 @@ def _record(folder: Path, run: Run) -> list[Block]:
         "config.yaml": folder / "config.yaml",
         "adapter": folder / "train" / "adapter" / "adapter_model.safetensors",
     }
-    files |= {f"answers/{p.name}": p for p in sorted((folder / "answers" / "answers").glob("*.parquet"))}
+    for name, place in (("pairs", folder / "pairs" / "pairs"), ("answers", folder / "answers" / "answers")):
+        files |= {f"{name}/{p.name}": p for p in sorted(place.glob("*.parquet"))}
     hashes = [[name, digest(path)] for name, path in files.items() if path.is_file()]
     if "adapter" in run and not files["adapter"].is_file():
         hashes.append([f"adapter, {run['adapter']['path']}", run["adapter"]["sha256"]])

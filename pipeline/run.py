@@ -9,12 +9,11 @@ from typing import Any, Literal
 from pipeline import cards, costs, outcome, report, storage
 from pipeline.artifacts import Mark, fingerprint, runs_folder, shared, stage, writable, write_json
 from pipeline.config import RunConfig, deciding, to_yaml
-from stages import deception, embedded, generate, latent, pairs, train
+from stages import deception, generate, latent, pairs, train
 from stages.adapter import add_lora, check_adapter
 from stages.behaviour import Questions
 from stages.errors import UserError
 from stages.model import count_layers, identity, outline, site
-from stages.organism import OrganismSettings
 from stages.progress import Board, say
 from stages.resources import cpu_share
 from stages.rows import count
@@ -251,13 +250,3 @@ def evaluate(config: RunConfig, adapter: Path | None, folder: Path, board: Board
     made_from = [outcome.weights(adapter)["adapter"]["sha256"]] if adapter else []
     mark = ask(config, folder, adapter, conditions, made_from, board)
     return conclude(config, folder, {"answers": mark}, None, adapter)
-
-
-def make_organism(settings: OrganismSettings, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The model organism made anew in `folder`/organism: its directory, and facts of its making. Needs no Ray."""
-    from stages import lessons, organism
-
-    inputs = [settings.model_dump(mode="json"), embedded.GGUF_SHA256, lessons.sample()]
-    mark = stage(writable(folder) / "organism", inputs, lambda out: organism.make(settings, out), keep_partial=True)
-    say(f"  adapter in {folder / 'organism' / 'adapter'}, {mark.facts['bytes'] / 1e6:.1f} MB")
-    return (folder / "organism" / "model").absolute(), mark.facts

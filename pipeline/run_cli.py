@@ -108,9 +108,9 @@ def organism(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo organism"""
     from pipeline import config, report
     from pipeline import run as runs
-    from pipeline.artifacts import writable
+    from pipeline.artifacts import stage, writable
     from pipeline.cluster import connected
-    from stages import deception
+    from stages import deception, embedded, lessons
     from stages import organism as organisms
     from stages.progress import following, say
 
@@ -120,11 +120,14 @@ def organism(arguments: argparse.Namespace) -> tuple[Result, str]:
     every = [f"deception.items={arguments.items}", "deception.items_of={}", "deception.splits=[choosing, confirming]"]
     deception.select(config.load("default", every).deception)
     say(f"organism, at most {sum(settings.steps)} steps, in {writable(arguments.out)}")
-    model, facts = runs.make_organism(settings, arguments.out)
+    inputs = [settings.model_dump(mode="json"), embedded.GGUF_SHA256, lessons.sample()]
+    mark = stage(arguments.out / "organism", inputs, lambda out: organisms.make(settings, out), keep_partial=True)
+    say(f"  adapter in {arguments.out / 'organism' / 'adapter'}, {mark.facts['bytes'] / 1e6:.1f} MB")
+    model = (arguments.out / "organism" / "model").absolute()
     asked = config.load("default", [*every, f"model.name={model}", "name=organism"])
     with connected(), following() as board:
         found = runs.evaluate(asked, None, arguments.out, board)
-    return found | {"organism": facts}, f"{report.table(found)}\n\nfolder  {arguments.out}"
+    return found | {"organism": mark.facts}, f"{report.table(found)}\n\nfolder  {arguments.out}"
 
 
 def log(arguments: argparse.Namespace) -> tuple[Result, str]:

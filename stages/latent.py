@@ -27,8 +27,6 @@ from stages.settings import Settings
 
 MODULES: tuple[SiteModule, ...] = ("o_proj", "mlp", "residual")
 POOLINGS: tuple[Literal["last", "mean"], ...] = ("last", "mean")
-
-
 PAIRS = 8
 """Pairs of one forward pass."""
 

@@ -60,18 +60,23 @@ class Responder:
             "capability": self._probe, "text": self._score, "harness": self._task, "mt_bench": self._converse,
             "latent": self._look,
         }  # fmt: skip
-        made = [found for task, how in do.items() for found in self._each([r for r in rows if r["task"] == task], how)]
+        made: list[dict[str, Any]] = []
+        for task, how in do.items():
+            conditions = self.conditions[-1:] if task == "latent" else self.conditions
+            made += self._each([r for r in rows if r["task"] == task], how, conditions)
         self.done += len(rows)
         left = (time.perf_counter() - self.began) / self.done * (self.total - self.done)
         self.board.say(f"  prompts {self.done}/{self.total}  {left:.0f} s left")
         return {key: [row[key] for row in made] for key in made[0]}
 
     def _each(
-        self, rows: list[dict[str, Any]], do: Callable[[list[str]], list[dict[str, Any]]]
+        self,
+        rows: list[dict[str, Any]],
+        do: Callable[[list[str]], list[dict[str, Any]]],
+        conditions: Sequence[Condition],
     ) -> list[dict[str, Any]]:
         made = []
-        once = bool(rows) and rows[0]["task"] == "latent"
-        for condition in (self.conditions[-1:] if once else self.conditions) if rows else ():
+        for condition in conditions if rows else ():
             with self.condition(condition):
                 found = do([r["prompt"] for r in rows])
             made += [r | {"condition": condition} | f for r, f in zip(rows, found, strict=True)]

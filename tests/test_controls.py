@@ -222,3 +222,6 @@ def test_a_whole_ladder_is_kept_recorded_and_not_run_again(
     assert client.get_run(parent).data.tags["beyond_exposure"] == "not shown"
     assert json.loads(mlflow_text(client, parent, "controls.json", tmp_path))["rungs"].keys() == found["rungs"].keys()
     assert {f.path for f in client.list_artifacts(parent)} >= {"controls.json", "controls.png", "controls.txt"}
+    grown = controls.record(folder, found | {"seeds": [0, 1]}, uri)  # as with another seed
+    assert client.get_run(parent).data.tags["superseded_by"] == grown
+    assert "superseded_by" not in client.get_run(grown).data.tags

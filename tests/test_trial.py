@@ -8,6 +8,7 @@ from pipeline import run as runs
 from pipeline import sweep, trial
 from pipeline.config import load
 from pipeline.spaces import Point
+from stages import generate, train
 from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.progress import Board
@@ -76,6 +77,27 @@ def test_a_trial_that_fails_for_good_is_recorded_with_its_reason(
     assert "\n" not in found.reason
     assert [s.seed for s in found.seeds] == [0], "what was finished is kept"
     assert trial.read(job(tmp_path).place(POINT)) == found
+
+
+def test_a_confirmation_that_dies_once_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "ask", lambda *_: None)
+    seen = attempts(monkeypatch, RuntimeError("the connection was lost"), None, None)
+    best = trial.conclude(made := job(tmp_path), POINT, [seed(2, 45, 0), seed(2, 45, 1)])
+    assert [s.seed for s in sweep.confirm(made.config, made, best, Board())] == [0, 1]
+    assert seen == [0, 0, 1]
+
+
+def test_a_cluster_of_another_size_repeats_no_stage(
+    in_process: None, tiny: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ("train.steps=2", "deception.scenarios=[main]", "latent.after=false")
+    config = load("default", [f"model.name={tiny.name}", *SETTINGS, *changes])
+    first = runs.run(config, tmp_path / "run", Board())
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(generate, "ask", lambda *_: pytest.fail("asked again"))
+    more = load("default", [f"model.name={tiny.name}", *SETTINGS, *changes, "train.cpus_per_worker=3",
+                            "generate.cpus_per_actor=2"])  # fmt: skip
+    assert runs.run(more, tmp_path / "run", Board())["scenarios"] == first["scenarios"]
 
 
 def test_a_training_that_diverges_is_recorded_and_the_others_go_on(
