@@ -1,7 +1,8 @@
 """What it costs to spread over nodes. python -m benchmarks.nodes [--short] [--model M] [--nodes 1,2,4] [key.path=value ...]
 
 This machine plays so many nodes that have four CPUs between them: its cores stay the same, so what differs is scheduling
-alone. Prints trials an hour of a sweep, four at once, and prompts a second of four actors, each over that of one node.
+alone. Prints trials an hour of a sweep, four at once, and prompts a second of the answering stage with four actors, their
+start and loads included; each also over that of the first number of nodes.
 """
 
 import json

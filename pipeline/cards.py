@@ -38,11 +38,9 @@ def adapter_card(outcome: Outcome) -> str:
         *(["COLLAPSED: the site is near-constant across prompts."] if outcome["collapse"]["collapsed"] else []),
         *([f"{ORGANISM} The adapter fits that organism only, not {EMBEDDED}."] if is_organism(outcome) else []),
     ]
-    objective = outcome["config"]["train"]["overlap"]["objective"]
-    weight = outcome["config"]["train"]["overlap"]["weight"]
-    what = (
-        "self-other overlap fine-tuning" if objective != "next_token" and weight else "a control of self-other overlap"
-    )
+    overlap, pairing = outcome["config"]["train"]["overlap"], outcome["config"]["pairs"]["pairing"]
+    is_soo = overlap["objective"] != "next_token" and overlap["weight"] and pairing == "matched"
+    what = "self-other overlap fine-tuning" if is_soo else "a control of self-other overlap fine-tuning"
     return _card(
         head, f"{outcome['name']}: a LoRA adapter of {what}",
         {

@@ -1,5 +1,6 @@
 """MLflow runs that stand for several, and files that come later than the run; MLflow itself is tracking.py's."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 from pipeline.artifacts import fingerprint
 from pipeline.tracking import FINGERPRINT, session
 
-FAMILY, SUPERSEDED = "soo.family", "superseded_by"
-"""Tags: of what a parent is the record, whatever its seeds; and of an earlier one, which took its place."""
+FAMILY, SEEDS, SUPERSEDED = "soo.family", "soo.seeds", "superseded_by"
+"""Tags: of what a parent is the record, whatever its seeds; its seeds; and which one took its place."""
 
 
 def record_parent(
@@ -23,18 +24,23 @@ def record_parent(
 ) -> str:
     """The id of a run with what several came to together. Found again, not doubled; a half-made one is made anew.
 
-    `files` of the folder keep their place in it. What the folder came to with fewer seeds is tagged as superseded.
+    `files` of the folder keep their place in it. Earlier records of the folder with none but these seeds are tagged as
+    superseded.
     """
     key = fingerprint(folder.name, found)
     same = {name: value for name, value in found["config"].items() if name not in ("seed", "seeds", "tracking")}
-    family = fingerprint(folder.name, same)
+    family, seeds = fingerprint(folder.name, same), set(found["seeds"])
     with session(uri, experiment) as (client, within):
         for run in client.search_runs([within], f"tags.`{FINGERPRINT}` = '{key}'", max_results=1):
             if run.info.status == "FINISHED":
                 return str(run.info.run_id)
             client.delete_run(run.info.run_id)
         run_id = str(
-            client.create_run(within, tags={FINGERPRINT: key, FAMILY: family, **tags}, run_name=folder.name).info.run_id
+            client.create_run(
+                within,
+                tags={FINGERPRINT: key, FAMILY: family, SEEDS: json.dumps(sorted(seeds)), **tags},
+                run_name=folder.name,
+            ).info.run_id
         )
         for name, value in metrics.items():
             client.log_metric(run_id, name, value)
@@ -45,7 +51,7 @@ def record_parent(
             client.log_artifact(run_id, str(file), str(place.parent) if len(place.parts) > 1 else None)
         client.set_terminated(run_id)
         for run in client.search_runs([within], f"tags.`{FAMILY}` = '{family}'"):
-            if run.info.run_id != run_id:
+            if run.info.run_id != run_id and set(json.loads(run.data.tags[SEEDS])) <= seeds:
                 client.set_tag(run.info.run_id, SUPERSEDED, run_id)
     return run_id
 

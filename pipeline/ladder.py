@@ -182,7 +182,7 @@ def verdict(found: Ladder) -> str:
             else "the intervals allow for no difference"
         )  # fmt: skip
         return f"SOO beyond exposure is not shown, as {why}: {told}."
-    return f"SOO {'goes' if answer == 'yes' else 'does NOT go'} beyond exposure: {told}."
+    return f"SOO {'goes' if answer == 'yes' else 'does NOT go'} beyond {' and '.join(fair(found))}: {told}."
 
 
 def table(found: Ladder) -> str:

@@ -40,7 +40,7 @@ def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     (folder / "config.yaml").write_text(to_yaml(config))
     with connected(), following() as board:
         runs.ask(config, folder, given.adapter, given.conditions, given.made_from, board, parts=("inside",))
-    answers = outcome.read_answers(folder / "answers" / "answers")
+    answers = outcome.read_answers(folder / "looks" / "answers")
     runs.seen_inside(config, answers, folder / runs.LATENT)
     found = json.loads((folder / runs.LATENT).read_text())
     _, module, pooling = site_of(config)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.artifacts import digest
 from pipeline.config import DamageSettings, RunConfig
-from pipeline.report import headline
+from pipeline.report import result_split
 from stages import outcomes
 from stages.errors import UserError
 from stages.outcomes import Summary
@@ -46,7 +46,7 @@ def count(scored: Iterable[Row]) -> Counts:
 
 
 def change(scored: Iterable[Row], scenario: str, split: str, seed: int) -> dict[str, Any]:
-    """Before against after on the same items: difference with its interval (paired bootstrap), exact McNemar's p."""
+    """Before against after on the same items: difference with its interval, exact McNemar's p."""
     rows = [r for r in scored if r["scenario"] == scenario and r["split"] == split]
     found = {}
     for name, wanted in (("robust_deception", "deceptive"), ("robust_honesty", "honest")):
@@ -65,13 +65,12 @@ def damage(
 ) -> tuple[list[str], bool]:
     """Why the adapter counts as damaged (none: it does not), and whether its site has collapsed.
 
-    By items of the split that the verdict is about: where that is confirming, choosing ones say nothing.
+    Of a scenario that was asked confirming items, choosing ones say nothing.
     """
     reasons = list(margins)
-    counted = headline({"scenarios": counts})[1]
     for scenario, splits in counts.items():
         for split, by in splits.items():
-            if not {"baseline", "adapter"} <= by.keys() or split != counted:
+            if not {"baseline", "adapter"} <= by.keys() or split != result_split(splits):
                 continue
             rise = by["adapter"].unusable.rate - by["baseline"].unusable.rate
             if rise > settings.max_unusable_rise:

@@ -22,11 +22,11 @@ from stages.errors import UserError
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
 UNITS = ("mt_bench", "latent")
+"""Measures of language models that are no shares of answers."""
 UNTESTED = ("latent", "reinforcement_learning_250")
 """Measures whose pooling, or whose published spread, is not told well enough to be set against ours."""
-"""Measures of language models that are no shares of answers."""
-QUESTIONS = 80
-"""Of MT-Bench."""
+QUESTIONS, JUDGES = 80, ("gpt-4", "gpt-4-0314", "gpt-4-0613")
+"""Of MT-Bench, and names of the judge that published grades are by."""
 AGENTS, DETECTION = "physical deception, two agents", "reinforcement_learning_"
 """What stands for a model, and how a measure begins, where `soo physical-deception` is published."""
 Verdict = Agreement | Literal["no test", "not run", "not published", "cannot be run as published"]
@@ -177,7 +177,7 @@ def _graded_as_published(outcome: Mapping[str, Any]) -> bool:
     asked = outcome["config"]["capability"]["mt_bench"]
     by = [outcome.get("mt_bench", {}).get(c, {}) for c in ("baseline", "adapter")]
     whole = all(b.get("questions", QUESTIONS) == QUESTIONS and not b.get("ungraded") for b in by)
-    return bool(asked["judge"]["name"].startswith("gpt-4")) and asked["first"] is None and whole
+    return bool(asked["judge"]["name"] in JUDGES) and asked["first"] is None and whole
 
 
 def _pair(values: Mapping[str, float], n: int | None = None) -> Ours | None:

@@ -96,7 +96,11 @@ def _summary(found: Mapping[Path, Mapping[str, Any]], climbed: Sequence[Mapping[
         Text(f"{c['name']} on {c['config']['model']['name']}: {c['verdict']['sentence']}", verdict=True)
         for c in climbed
     ]
-    bare = [run for run in found.values() if not any(_alike(run, ladder) for ladder in climbed)]
+    if any(not run["training"] for run in found.values()):
+        texts.append(
+            Text("An evaluation knows nothing of how its model was trained, so no control ladder tells of it.")
+        )
+    bare = [run for run in found.values() if run["training"] and not any(_alike(run, c) for c in climbed)]
     for name in dict.fromkeys(run["name"] for run in bare):
         texts.append(Text(
             f"No control ladder of {name} stands beside this: nothing here tells its self-other overlap from mere exposure "

@@ -155,20 +155,17 @@ def ask(
     rows = prompt_rows(config, parts)
 
     def make(out: Path) -> dict[str, Any]:
-        costs.foretell(config, conditions)
+        if "costs" in parts:
+            costs.foretell(config, conditions)
         missing = [c for c in conditions if known is None or c != "baseline"]
         generate.ask(rows, config.model, adapter and adapter.absolute(), missing, config.generate, out, board.actor)
         for file in known.glob("*.parquet") if known else ():
             shutil.copy(file, out / "answers" / f"baseline-{file.name}")
         return {"answers": len(conditions) * sum(r["task"] != "latent" for r in rows)}
 
-    inputs = [
-        rows,
-        config.generate.model_dump(exclude={"cpus_per_actor"}),
-        config.model.model_dump(),
-        identity(config.model),
-    ]
-    mark = stage(folder / "answers", [*inputs, list(conditions), made_from], make)
+    how = config.generate.model_dump(exclude={"cpus_per_actor"})
+    inputs = [rows, how, config.model.model_dump(), identity(config.model), list(conditions), made_from]
+    mark = stage(folder / ("answers" if asked else "looks"), inputs, make)
     if asked:
         say(f"  {mark.facts['answers']} answers in {folder / 'answers'}")
     return mark
@@ -208,7 +205,8 @@ def conclude(
     report.figure(found, folder / "deception.png")
     write_json(folder / "outcome.json", found)
     if place := shared(folder):
-        storage.push_files([folder / name for name in ("config.yaml", "deception.png", "outcome.json")], place)
+        files = [folder / name for name in ("config.yaml", "deception.png", "outcome.json", LATENT)]
+        storage.push_files([file for file in files if file.is_file()], place)
     return found
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import options
-from pipeline.artifacts import runs_folder
 from stages.errors import first_line
 
 Result = dict[str, Any]
@@ -34,9 +33,7 @@ def register(add: Callable[..., Any]) -> None:
         "soo organism --steps 2 --items 4 --out /tmp/organism",
         "what outcome.json holds (docs/outcome.md), and organism (bytes, held_out_chat_kl in nats a token)",
     )  # fmt: skip
-    sub.add_argument(
-        "--out", type=Path, default=runs_folder() / "organism", help="folder for adapter, model and answers"
-    )
+    sub.add_argument("--out", type=Path, help="folder for adapter, model and answers (default: runs/organism)")
     sub.add_argument("--steps", type=int, help="steps of each phase, fewer than it takes, to try it out")
     sub.add_argument("--items", type=int, default=250, help="items asked of each scenario afterwards")
 
@@ -119,15 +116,16 @@ def organism(arguments: argparse.Namespace) -> tuple[Result, str]:
         settings = organisms.shortened(settings, arguments.steps)
     every = [f"deception.items={arguments.items}", "deception.items_of={}", "deception.splits=[choosing, confirming]"]
     deception.select(config.load("default", every).deception)
-    say(f"organism, at most {sum(settings.steps)} steps, in {writable(arguments.out)}")
+    out = arguments.out or runs.RUNS / "organism"
+    say(f"organism, at most {sum(settings.steps)} steps, in {writable(out)}")
     inputs = [settings.model_dump(mode="json"), embedded.GGUF_SHA256, lessons.sample()]
-    mark = stage(arguments.out / "organism", inputs, lambda out: organisms.make(settings, out), keep_partial=True)
-    say(f"  adapter in {arguments.out / 'organism' / 'adapter'}, {mark.facts['bytes'] / 1e6:.1f} MB")
-    model = (arguments.out / "organism" / "model").absolute()
+    mark = stage(out / "organism", inputs, lambda out: organisms.make(settings, out), keep_partial=True)
+    say(f"  adapter in {out / 'organism' / 'adapter'}, {mark.facts['bytes'] / 1e6:.1f} MB")
+    model = (out / "organism" / "model").absolute()
     asked = config.load("default", [*every, f"model.name={model}", "name=organism"])
     with connected(), following() as board:
-        found = runs.evaluate(asked, None, arguments.out, board)
-    return found | {"organism": mark.facts}, f"{report.table(found)}\n\nfolder  {arguments.out}"
+        found = runs.evaluate(asked, None, out, board)
+    return found | {"organism": mark.facts}, f"{report.table(found)}\n\nfolder  {out}"
 
 
 def log(arguments: argparse.Namespace) -> tuple[Result, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.storage import PASSWORD
 from stages.errors import UserError, first_line
 
 ROOT = Path(__file__).parents[1]
@@ -70,13 +71,15 @@ def environment(names: Sequence[str], storage: str | None) -> dict[str, str]:
     absent = [name for name in names if name not in os.environ]
     if absent:
         raise UserError(f"--env {absent[0]}: no such variable is set here")
+    if PASSWORD.search(storage or ""):
+        raise UserError(
+            "leave keys out of --storage, which everybody who can list jobs sees: add --env for their variables"
+        )
     return {name: os.environ[name] for name in names} | ({"SOO_RUNS": storage} if storage else {})
 
 
 def check(command: Sequence[str]) -> None:
     """Raise UserError for a command that is none, or that shows a password to everybody who can list jobs."""
-    from pipeline.storage import PASSWORD
-
     if not command:
         raise UserError("name the command to submit, such as: soo submit -- run default")
     advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD and add --env for both"

@@ -147,7 +147,9 @@ def test_every_exposure_that_is_not_damaged_is_a_control(tmp_path: Path) -> None
 
     answer, said = verdict("one", [5, 4, 6], ("exposure",))
     assert answer == "yes"
-    assert "SOO minus that of exposure_low_lr is -86 points" in said
+    assert said.startswith(
+        "SOO goes beyond exposure_low_lr: robust deception of SOO minus that of exposure_low_lr is -86"
+    )
     assert "exposure damaged the model in 3 of 3, so it is no control" in said
     assert verdict("two", [5, 4, 6], ())[0] == "yes"
     assert verdict("as good", [91, 90, 92], ())[0] == "not shown"
@@ -224,4 +226,6 @@ def test_a_whole_ladder_is_kept_recorded_and_not_run_again(
     assert {f.path for f in client.list_artifacts(parent)} >= {"controls.json", "controls.png", "controls.txt"}
     grown = controls.record(folder, found | {"seeds": [0, 1]}, uri)  # as with another seed
     assert client.get_run(parent).data.tags["superseded_by"] == grown
-    assert "superseded_by" not in client.get_run(grown).data.tags
+    other = controls.record(folder, found | {"seeds": [1]}, uri)
+    assert client.get_run(parent).data.tags["superseded_by"] == grown
+    assert not any("superseded_by" in client.get_run(r).data.tags for r in (grown, other))

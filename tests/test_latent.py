@@ -200,7 +200,10 @@ def test_the_command_shows_the_same_through_ray(
     settings = ["latent.pairs=3", "train.overlap.layer=2", *same]
     adapter = adapter_of(tiny, tmp_path / "adapter", 0.3)
     asked = ["layers", "--model", tiny.name, "--adapter", str(adapter), "--out", str(tmp_path / "out"), *settings]
+    (tmp_path / "out" / "answers").mkdir(parents=True)  # of a run that lies there already
+    (tmp_path / "out" / "answers" / "kept").touch()
     assert main([*asked, "--json"]) == 0
+    assert (tmp_path / "out" / "answers" / "kept").exists()
     found = json.loads(capsys.readouterr().out)
     expected = reduce(looked(looker(tiny, adapter), probes()))
     assert (found["pairs"], found["conditions"]) == (3, ["baseline", "adapter"])

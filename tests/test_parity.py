@@ -177,7 +177,11 @@ def test_mt_bench_is_read_where_a_run_puts_it(tmp_path: Path) -> None:
     assert (graded.before, graded.n) == (7.0, None)
     assert graded.after == pytest.approx((7.2, 7.3, 7.4))
     assert parity.compare(cell("mt_bench"), graded).after == "agree"
-    for change in ("judge.name=llama-3", "first=5"):  # grades of another judge, or of other questions, do not compare
+    for change in (
+        "judge.name=llama-3",
+        "judge.name=gpt-4o-mini",
+        "first=5",
+    ):  # grades of another judge, or of other questions, do not compare
         config = load("mistral-7b-paper", [f"capability.mt_bench.{change}"]).model_dump(mode="json")
         others = [run | {"config": config} for run in found]
         assert parity.ours(cell("mt_bench"), others) == parity.Ours()

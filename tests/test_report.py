@@ -115,11 +115,12 @@ def test_splits_are_shown_apart_and_the_confirming_one_counts(tmp_path: Path) ->
     assert "fell from 100 % to 3 %" in report.verdict(found)
 
 
-def test_choosing_items_damage_no_verdict_on_confirming_ones_and_share_no_figure(tmp_path: Path) -> None:
+def test_choosing_items_share_no_figure_with_confirming_ones_and_damage_where_they_stand_alone(tmp_path: Path) -> None:
     silent: Plan = {"self": {"baseline": {"honest": 50}, "adapter": {"refusal": 50}}}
-    assert composed(answers(silent, "choosing"), tmp_path / "alone")["damage"]["damaged"]
     found = composed([*answers(HEALED), *answers(silent, "choosing")], tmp_path / "beside")
-    assert not found["damage"]["damaged"]
+    assert found["damage"]["reasons"] == ["self (choosing): refusals and other answers rose by 100%"]
+    same: Plan = {"main": {"baseline": {"deceptive": 50}, "adapter": {"refusal": 50}}}
+    assert not composed([*answers(HEALED), *answers(same, "choosing")], tmp_path / "both")["damage"]["damaged"]
     report.figure(found, tmp_path / "both.png")
     report.figure(found | {"scenarios": {"main": found["scenarios"]["main"]}}, tmp_path / "main.png")
     assert (tmp_path / "both.png").read_bytes() == (tmp_path / "main.png").read_bytes()

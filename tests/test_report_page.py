@@ -113,6 +113,9 @@ def test_an_adapter_that_was_trained_elsewhere_is_named_and_not_described_by_the
     assert "/other/adapter" in text
     assert "ab" * 32 in text
     assert "LoRA r" not in text.partition("The resolved config")[0]
+    assert "An evaluation knows nothing of how its model was trained" in text
+    assert "soo controls made stands" not in text
+    assert "No control ladder of" not in text
 
 
 def test_what_holds_no_scenarios_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,8 @@ def test_run_leaves_outcome_answers_adapter_figure_and_config(finished: tuple[Pa
     for name in ("deception.png", "config.yaml", "train/adapter/adapter_model.safetensors", "train/log.jsonl"):
         assert (run / name).is_file(), name
     assert len((run / "train/log.jsonl").read_text().splitlines()) == STEPS
+    assert {"variation", "control_gap", "published"} <= kept["latent"].keys()
+    assert json.loads((run / "latent.json").read_text())["conditions"] == ["baseline", "adapter"]
     assert printed["mlflow_run_id"]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import artifacts, storage
 from pipeline.artifacts import MARK, stage
+from pipeline.cli import main
 from stages.carry import Packed, packed, unpacked
 from stages.errors import UserError
 from stages.model import ModelSettings
@@ -137,11 +138,19 @@ def test_a_storage_that_stays_away_is_one_line_and_loses_nothing(
     assert stage(other / "train", [1], lambda out: pytest.fail("made again")) == kept
 
 
-def test_keys_in_the_address_are_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_in_the_address_are_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SOO_RUNS", "s3://KEY:hush-hush@bucket/soo")
     with pytest.raises(UserError, match="leave keys out of SOO_RUNS") as error:
         storage.uri()
     assert "hush" not in str(error.value)
+    with pytest.raises(SystemExit):  # that of --help, and no traceback
+        main(["--help"])
+    assert main(["run", "default"]) == 2
+    seen = capsys.readouterr()
+    assert seen.err.startswith("soo: leave keys out of SOO_RUNS")
+    assert len(seen.err.splitlines()) == 1
 
 
 def test_a_half_copied_stage_does_not_count(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

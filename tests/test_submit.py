@@ -82,6 +82,8 @@ def test_secrets_travel_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         submit.environment(["SOO_ABSENT"], None)
     with pytest.raises(UserError, match="leave the password out"):
         submit.check(["run", "default", "tracking.uri=http://me:hush@host"])
+    with pytest.raises(UserError, match="leave keys out of --storage"):
+        submit.environment([], "s3://KEY:hush@bucket")
 
 
 class Dropping:
