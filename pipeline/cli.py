@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import data_cli, options, rl_cli, run_cli, sweep_cli
+from pipeline import data_cli, options, rl_cli, run_cli, storage, sweep_cli
 from stages.errors import UserError
 
 Result = dict[str, Any]
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries' own, about one another
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no result
+            storage.uri()  # an address that holds keys ends here, before anything is written
             result, text = arguments.command(arguments)
     except UserError as error:
         print(f"soo: {error}", file=sys.stderr)

@@ -139,8 +139,11 @@ def test_a_storage_that_stays_away_is_one_line_and_loses_nothing(
 
 
 def test_keys_in_the_address_are_refused_and_not_repeated(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    import pipeline.run  # noqa: F401 - the folder for runs is then already settled, and no longer what refuses
+
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOO_RUNS", "s3://KEY:hush-hush@bucket/soo")
     with pytest.raises(UserError, match="leave keys out of SOO_RUNS") as error:
         storage.uri()
@@ -151,6 +154,7 @@ def test_keys_in_the_address_are_refused_and_not_repeated(
     seen = capsys.readouterr()
     assert seen.err.startswith("soo: leave keys out of SOO_RUNS")
     assert len(seen.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_half_copied_stage_does_not_count(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
