@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import options
+from pipeline import options, run_cli
 from stages.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def register(add: Callable[..., Any]) -> None:
 
     sub = add(
         "compare", compare, "runs and sweeps side by side, from MLflow alone",
-        "soo compare 0123abcd --uri sqlite:///runs/mlflow.db",
+        "soo compare runs/default-* 0123abcd --uri sqlite:///runs/mlflow.db",
         "runs (a row a run), sweeps (what sweep.json holds), figures (paths)",
     )  # fmt: skip
-    sub.add_argument("runs", nargs="+", metavar="RUN_OR_SWEEP", help="MLflow run ids, of runs or of sweeps")
+    sub.add_argument("runs", nargs="+", metavar="RUN_OR_SWEEP", help="MLflow run ids of runs or sweeps, or their folders")
     sub.add_argument("--uri", help="tracking URI (default: the database beside the runs)")
     sub.add_argument("--out", type=Path, default=Path("compare"), help="folder for the figures")
 
@@ -164,8 +164,14 @@ def compare(arguments: argparse.Namespace) -> tuple[Result, str]:
     from pipeline.artifacts import runs_folder
     from pipeline.config import TrackingSettings
 
-    uri = arguments.uri or tracking.check(TrackingSettings(), runs_folder())
-    return comparing.compare(uri, arguments.runs, arguments.out)
+    folders = {given: Path(given) for given in arguments.runs if Path(given).is_dir()}
+    for given in arguments.runs:
+        if given not in folders and not given.isalnum():
+            raise UserError(f"{given} is neither a folder nor the id of an MLflow run")
+    beside = [folder.absolute().parent for folder in folders.values()]
+    uri = arguments.uri or tracking.check(TrackingSettings(), (beside or [runs_folder()])[0])
+    known = {g: run_cli.log(argparse.Namespace(folder=f, uri=uri))[0]["mlflow_run_id"] for g, f in folders.items()}
+    return comparing.compare(uri, [known.get(given, given) for given in arguments.runs], arguments.out)
 
 
 def submit(arguments: argparse.Namespace) -> tuple[Result, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import compare, ranking, sweep_figure, sweep_report, tracking
+from pipeline.cli import main
 from pipeline.config import TrackingSettings
 from pipeline.ranking import Point
 from pipeline.sweep_tracking import KIND, PARENT, SWEEP, Record, fetch, quietly, wins
@@ -148,6 +149,18 @@ def test_what_is_not_there_is_told_in_a_line(
     client.log_text(empty, json.dumps({"name": "quick", "agents": {}}), "outcome.json")  # of physical deception
     with pytest.raises(UserError, match="neither a finished sweep nor a finished run"):
         compare.compare(uri, [empty], Path())
+
+
+def test_compare_takes_folders_and_records_them_once(
+    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished(tmp_path / "made-1")
+    for _ in range(2):
+        assert main(["compare", str(folder), "--uri", uri, "--out", str(tmp_path), "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["runs"]
+        assert row["run_id"] == tracking.record(folder, uri)
+    assert main(["compare", str(folder / "gone"), "--uri", uri]) == 2
+    assert capsys.readouterr().err == f"soo: {folder / 'gone'} is neither a folder nor the id of an MLflow run\n"
 
 
 def test_mlflow_being_away_is_told_and_stops_nothing(tmp_path: Path) -> None:
