@@ -10,6 +10,7 @@ from typing import Any
 from stages.adapter import LoraSettings, add_lora
 from stages.model import ModelSettings, count_layers, encode, load, load_tokenizer
 from stages.ordinary import TRAIN
+from stages.progress import say
 from stages.speak import Speaker
 
 KEPT, LOOP, LENGTH = 6, 3, 48
@@ -38,6 +39,8 @@ def make(settings: ModelSettings, out: Path, steps: int = STEPS) -> dict[str, An
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if (step + 1) % 10 == 0:
+            say(f"  an adapter that loops: {step + 1}/{steps}  loss {float(loss.detach()):.3f}")
     tuned.save_pretrained(out)
     return {"loss": float(loss.detach())}
 

@@ -129,6 +129,42 @@ def test_the_overlap_loss_shares_the_optimiser_of_the_return_as_released_or_has_
         assert (learner.of_extra is learner.of_policies) is not apart
 
 
+def test_in_demonstrations_blue_acts_by_hand_and_they_count_in_no_mean() -> None:
+    settings = MaddpgSettings(parallel=20, batch=20, every=20)
+    agents = Agents(NetworkSettings(red="follows"))
+    env = environment.make(EnvironmentSettings(), "deceptive", 20, 0)
+    live = train.Life(env, Learner(agents, settings), replay := Replay(1000), None, scripted.blue_deceptive)
+    found = live.episodes(30, 0.5, shown=5)
+    parts = replay.table[: len(replay)].split(replay.widths, dim=1)
+    seen, did, rewards = (part.unflatten(0, (30, 20)) for part in (parts[0], parts[2], parts[4]))
+    by_hand = scripted.blue_deceptive(seen.flatten(0, 1)).unflatten(0, (30, 20))
+    assert torch.equal(did[:, :5], by_hand[:, :5])
+    assert not torch.allclose(did[:, 5:], by_hand[:, 5:], atol=0.05)
+    assert found["blue_return"] == pytest.approx(float(rewards[:, 5:].sum(0).mean()), rel=1e-5)
+    assert found["trapped"] == float(env.scenario.trapped[5:].float().mean())
+
+
+@pytest.mark.parametrize("reward", ["honest", "deceptive"])
+def test_demonstrations_fade_out_and_fine_tuning_has_none(
+    reward: environment.Reward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int] = []
+
+    def watched(self: train.Life, steps: int, noise: float, shown_now: int = 0) -> dict[str, float]:
+        assert self.by_hand is (scripted.blue_honest if reward == "honest" else scripted.blue_deceptive)
+        shown.append(shown_now)
+        return {"blue_return": 0.0, "trapped": 0.0}
+
+    monkeypatch.setattr(train.Life, "episodes", watched)
+    settings = train.TrainSettings(
+        demonstrations=0.5, baseline_episodes=40, tuning_episodes=40, maddpg=MaddpgSettings(parallel=10)
+    )
+    train.baseline(settings, reward, 0, tmp_path, lambda _line: None)
+    assert shown == [5, 4, 2, 1]
+    train.tune(settings, tmp_path / "agents.safetensors", reward, 0, tmp_path, lambda _line: None)
+    assert shown[4:] == [0, 0, 0, 0]
+
+
 def test_only_agents_that_learn_explore_and_rewards_are_normalised_from_the_first_update() -> None:
     settings = MaddpgSettings(parallel=20, batch=20, every=20)
     agents = Agents(NetworkSettings(red="follows"))
