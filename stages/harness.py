@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +138,7 @@ def _manager(tasks: tuple[str, ...], folders: tuple[str, ...]) -> Any:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise UserError("capability.tasks needs lm-eval: pip install 'soo-pipeline[capability]'") from error
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it advises users of its own command line
     places = [str(OWN_TASKS), *folders]
     try:
         manager = TaskManager(include_path=places, include_defaults=False)
