@@ -121,12 +121,12 @@ def answered(model: ModelSettings, settings: CapabilitySettings, folder: Path | 
     return {c: [r for r in made if r["condition"] == c] for c in conditions}
 
 
-@pytest.mark.parametrize("chat", [True, False])
-def test_scores_are_those_of_lm_eval_itself(tiny: ModelSettings, tmp_path: Path, chat: bool) -> None:
+@pytest.mark.parametrize(("choice", "chat"), [("soo_facts", True), ("soo_facts", False), ("soo_commonsense", True)])
+def test_scores_are_those_of_lm_eval_itself(tiny: ModelSettings, tmp_path: Path, choice: str, chat: bool) -> None:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
-    settings = SETTINGS.model_copy(update={"task_chat_template": chat})
+    settings = SETTINGS.model_copy(update={"tasks": (choice, "soo_sums"), "task_chat_template": chat})
     tokenizer = load_tokenizer(tiny)
     answers = answered(tiny, settings, adapter(tiny, tmp_path, 0.5))
     ours = harness.score(settings, tokenizer, answers["baseline"])
