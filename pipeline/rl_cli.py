@@ -21,7 +21,7 @@ def register(add: Callable[..., Any]) -> None:
         "soo physical-deception quick train.baseline_episodes=1000 'seeds=[0]'",
         "agents (measures over seeds), comparisons (SOO minus each), detection, statements, mlflow_run_id",
     )  # fmt: skip
-    sub.add_argument("recipe", help="quick, quarter, paper, or path of a YAML file")
+    sub.add_argument("recipe", help="quick, quarter, paper, guided, or path of a YAML file")
     options.overrides(sub)
     sub.add_argument("--out", type=Path, help="its folder (default: runs/physical-deception-<recipe>-<fingerprint>)")
 
