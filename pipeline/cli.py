@@ -18,7 +18,7 @@ Result = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Results go to stdout, progress to stderr; exit code 2 for what the user can put right."""
-    arguments = parser().parse_args(argv)
+    arguments = parsed(argv)
     warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries' own, about one another
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no result
@@ -35,6 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
     return int(result.get("exit_code", 0))
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command. Settings may stand behind options too, which argparse alone does not allow."""
+    root = parser()
+    arguments, left = root.parse_known_args(argv)
+    if left and (not hasattr(arguments, "overrides") or any(one.startswith("-") for one in left)):
+        root.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        arguments.overrides = [*arguments.overrides, *left]
+    return arguments
 
 
 def parser() -> argparse.ArgumentParser:

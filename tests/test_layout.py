@@ -255,6 +255,27 @@ def test_answers_that_cannot_be_labelled(
     assert expected in refusal(capsys, "label", str(tmp_path / "answers.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run default --out x train.stepss=1", "soo: unknown key train.stepss; did you mean train.steps?"),
+        ("evaluate --model embedded:base a.b=1 --out x c=2", "soo: unknown key a.b"),
+        ("log folder another", "soo: error: unrecognized arguments: another"),
+        ("run default --nope a=b", "soo: error: unrecognized arguments: --nope a=b"),
+    ],
+    ids=["behind an option", "before and behind", "no settings", "option"],
+)
+def test_settings_may_stand_behind_options_and_nothing_else_may(
+    line: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(line.split())
+    except SystemExit as error:
+        code = error.code  # type: ignore[assignment]
+    assert code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(expected)
+
+
 def test_a_command_that_does_not_exist_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["rum"])
