@@ -44,7 +44,9 @@ def register(add: Callable[..., Any]) -> None:
         "soo compare runs/default-* 0123abcd --uri sqlite:///runs/mlflow.db",
         "runs (a row a run), sweeps (what sweep.json holds), figures (paths)",
     )  # fmt: skip
-    sub.add_argument("runs", nargs="+", metavar="RUN_OR_SWEEP", help="MLflow run ids of runs or sweeps, or their folders")
+    sub.add_argument(
+        "runs", nargs="+", metavar="RUN_OR_SWEEP", help="MLflow run ids of runs or sweeps, or their folders"
+    )
     sub.add_argument("--uri", help="tracking URI (default: the database beside the runs)")
     sub.add_argument("--out", type=Path, default=Path("compare"), help="folder for the figures")
 

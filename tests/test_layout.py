@@ -259,7 +259,7 @@ def test_answers_that_cannot_be_labelled(
     ("line", "expected"),
     [
         ("run default --out x train.stepss=1", "soo: unknown key train.stepss; did you mean train.steps?"),
-        ("evaluate --model embedded:base a.b=1 --out x c=2", "soo: unknown key a.b"),
+        ("evaluate --model embedded:base train.stepss=1 --out x c=2", "soo: unknown key train.stepss"),
         ("log folder another", "soo: error: unrecognized arguments: another"),
         ("run default --nope a=b", "soo: error: unrecognized arguments: --nope a=b"),
     ],
