@@ -53,6 +53,33 @@ def main() -> None:
         found = {name: measure(config, adapter, given.out, name, board) for name, adapter in adapters.items()}
     print("\n".join(line for name, one in found.items() for line in told(name, one)))
     write_json(given.out / "damage.json", found)
+    draw(found, given.out / "damage.png")
+    print(f"\nfigure  {given.out / 'damage.png'}")
+
+
+def draw(found: Mapping[str, Outcome], path: Path) -> None:
+    """The rate of every task, of the baseline and of every adapter, with intervals and with what chance gives."""
+    from matplotlib.figure import Figure
+
+    tasks = list(next(iter(found.values()))["tasks"])
+    figure = Figure(figsize=(9, 0.75 * len(tasks) + 1.2), dpi=140, layout="constrained")
+    axis = figure.subplots()
+    series = {"baseline": next(iter(found.values()))["tasks"]}
+    series |= {name: one["tasks"] for name, one in found.items()}
+    for place, (name, by) in enumerate(series.items()):
+        rates = [by[task]["baseline" if name == "baseline" else "adapter"] for task in tasks]
+        reach = [[100 * (r["rate"] - r["low"]) for r in rates], [100 * (r["high"] - r["rate"]) for r in rates]]
+        rows = [row + 0.14 * (place - (len(series) - 1) / 2) for row in range(len(tasks))]
+        axis.errorbar([100 * r["rate"] for r in rates], rows, xerr=reach, fmt="o", markersize=5, capsize=2, label=name)
+    for row, task in enumerate(tasks):
+        axis.plot([100 * CHANCE.get(task, 0.0)] * 2, [row - 0.4, row + 0.4], color="black", linestyle=":")
+    axis.set_yticks(range(len(tasks)), tasks)
+    axis.invert_yaxis()
+    axis.set_xlim(left=-2)
+    axis.set_xlabel("right, % (95 % interval); dotted: by chance")
+    axis.set_title("Tasks of the offline suite: baseline, the SOO adapter, damaged adapters", loc="left", fontsize=10.5)
+    axis.legend(loc="lower right")
+    figure.savefig(path)
 
 
 def spoilt(
