@@ -205,13 +205,15 @@ def test_where_a_task_lies_between_chance_and_ceiling(task: str, low: float, hig
     assert damage.placed(task, {"rate": (low + high) / 2, "low": low, "high": high}).endswith(f": {where}")
 
 
-def test_the_lines_say_whether_an_adapter_is_told_from_the_baseline() -> None:
+def test_the_lines_say_whether_an_adapter_is_told_from_the_baseline(tmp_path: Path) -> None:
     change = {"difference": -0.2, "low": -0.3, "high": -0.1}
     rates = {c: {"rate": r, "low": r, "high": r} for c, r in (("baseline", 0.5), ("adapter", 0.3))}
     tasks = {damage.SUITE: {"n": 480, "change": change, **rates}}
     text = "\n".join(damage.told("noise-0.1", {"margins": ["x fell"], "tasks": tasks, "capability": {}}))
     assert "noise-0.1: SEPARATED from the baseline" in text
     assert "soo_offline differs from the baseline: -20.0 points, 95 % interval -30.0 to -10.0" in text
+    damage.draw({"noise-0.1": {"tasks": tasks}}, tmp_path / "damage.png")
+    assert (tmp_path / "damage.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_recording_in_mlflow_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
