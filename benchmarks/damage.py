@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", type=Path, required=True, help="folder of an adapter that is there already")
     parser.add_argument("--model", default="embedded:organism")
-    parser.add_argument("--doses", type=float, nargs="*", default=[0.02, 0.05, 0.1], help="noise, standard deviations")
+    parser.add_argument("--doses", type=float, nargs="*", default=[0.1, 0.2], help="noise, standard deviations")
     parser.add_argument("--no-loops", action="store_true", help="leave the generation-only damage out")
     parser.add_argument("--out", type=Path, default=Path("runs/damage"))
     parser.add_argument("--set", nargs="*", default=[], metavar="key.path=value")

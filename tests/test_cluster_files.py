@@ -14,7 +14,9 @@ import jsonschema
 import pytest
 import yaml
 
+from stages.model import ModelSettings
 from tests.heads import free_port, ray_head
+from tests.test_run import SETTINGS, environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -188,3 +190,38 @@ def test_the_node_types_scale_up_from_zero_for_two_trials_and_down_again(growing
     assert (seen["before"], seen["after"]) == ([], [])
     assert seen["cpus"] >= 1
     assert 1 <= len(seen["used"]) <= 2, "no more nodes than tasks"
+
+
+GONE = """
+import sys, time
+from pipeline.cluster import connected
+import ray
+
+with connected():
+    began = time.time()
+    while (left := [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]) and time.time() < began + 150:
+        time.sleep(1)
+print(len(left))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_whole_sweep_runs_on_nodes_that_are_added_from_zero_and_they_go_again(
+    growing: str, tiny: ModelSettings, tmp_path: Path
+) -> None:
+    """The head has no CPU, so all of it ran on fake nodes of cluster.yaml's types."""
+    (tmp_path / "rates.py").write_text('from ray import tune\nSPACE = {"train.lr": tune.choice([1e-4, 1e-3])}\n')
+    command = [sys.executable, "-m", "pipeline", "sweep", "default", f"model.name={tiny.name}", *SETTINGS,
+               "deception.scenarios=[main]", "deception.items=66", "capability.overcorrection=0", "train.steps=4",
+               "train.cpus_per_worker=1", "generate.cpus_per_actor=1", "latent.after=false", "tracking.enabled=false",
+               "--space", "rates.py", "--search", "grid", "--seeds", "0", "--items", "2", "--concurrent", "2", "--json",
+               "--out", "sweep"]  # fmt: skip
+    settings = environment() | {"RAY_ADDRESS": growing, "RAY_AUTH_MODE": "disabled", "SOO_WAIT_MINUTES": "4"}
+    done = subprocess.run(command, env=settings, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert len(found["points"]) == 2
+    assert not any(p["verdict"] == "failed" for p in found["points"]), done.stderr[-2000:]
+    left = subprocess.run([sys.executable, "-c", GONE], env=settings, cwd=ROOT, capture_output=True, text=True)
+    assert left.stdout.split()[-1] == "0", left.stderr[-2000:]
