@@ -59,7 +59,7 @@ def sources(settings: CapabilitySettings) -> list[str]:
 
 
 def requests(settings: CapabilitySettings, tokenizer: Any) -> list[dict[str, Any]]:
-    """Everything that the tasks ask, each once: rows with task, scenario (kind of request), item_id and prompt (JSON).
+    """Everything that the tasks ask, each once: rows with task, scenario (who can share a batch), item_id, prompt (JSON).
 
     Raises UserError for a task that does not exist, whose data cannot be had, or whose scores cannot be compared.
     """
@@ -68,9 +68,14 @@ def requests(settings: CapabilitySettings, tokenizer: Any) -> list[dict[str, Any
     exchange = Exchange({})
     _check_fit(settings, _all_scores(_evaluate(settings, tokenizer, exchange)))
     return [
-        {"task": "harness", "scenario": kind, "item_id": key, "prompt": json.dumps([kind, *arguments])}
+        {"task": "harness", "scenario": _alike(kind, arguments), "item_id": key, "prompt": json.dumps([kind, *arguments])}
         for key, (kind, arguments) in exchange.asked.items()
     ]
+
+
+def _alike(kind: str, arguments: Sequence[Any]) -> str:
+    """What requests have in common that can be answered in one batch: their kind, and how answers are generated."""
+    return f"{kind} {json.dumps(arguments[1])}" if kind == "generate_until" else kind
 
 
 def score(settings: CapabilitySettings, tokenizer: Any, rows: Iterable[Row]) -> list[Score]:
