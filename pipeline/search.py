@@ -15,6 +15,7 @@ from pipeline.cluster import connected
 from pipeline.spaces import Point, Space
 from pipeline.trial import Job
 from stages.progress import Board
+from stages.resources import WAIT
 
 Evaluate = Callable[[Job, Point, Board], ranking.Point]
 How = Literal["grid", "random", "optuna", "pareto"]
@@ -22,8 +23,12 @@ MEMORY = 100 * 2**20
 """What a trial itself holds while its training and its answers take the CPUs and GPUs. Bytes."""
 
 
-def attempt(config: dict[str, Any], job: Job, board: Any, evaluate: Evaluate) -> dict[str, Any]:
-    """The Tune function: what the point came to, as numbers for the search."""
+def attempt(
+    config: dict[str, Any], job: Job, board: Any, evaluate: Evaluate, wait: str | None = None
+) -> dict[str, Any]:
+    """The Tune function: what the point came to, as numbers for the search. `wait`: the driver's SOO_WAIT_MINUTES."""
+    if wait:
+        os.environ[WAIT] = wait  # a trial's process has the cluster's environment, not the driver's
     with (
         connected()
     ):  # Ray is up here; but Ray Data's settings, the order of rows too, do not come along from the driver
@@ -63,7 +68,7 @@ def run(
 
     storage = job.folder / "tune"
     trainable = tune.with_resources(
-        tune.with_parameters(attempt, job=job, board=board, evaluate=evaluate),
+        tune.with_parameters(attempt, job=job, board=board, evaluate=evaluate, wait=os.environ.get(WAIT)),
         {"memory": MEMORY, f"node:{get_node_ip_address()}": 0.001},  # beside the driver, whose disk the points lie on
     )
     if tune.Tuner.can_restore(str(storage)):

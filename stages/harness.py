@@ -68,7 +68,12 @@ def requests(settings: CapabilitySettings, tokenizer: Any) -> list[dict[str, Any
     exchange = Exchange({})
     _check_fit(settings, _all_scores(_evaluate(settings, tokenizer, exchange)))
     return [
-        {"task": "harness", "scenario": _alike(kind, arguments), "item_id": key, "prompt": json.dumps([kind, *arguments])}
+        {
+            "task": "harness",
+            "scenario": _alike(kind, arguments),
+            "item_id": key,
+            "prompt": json.dumps([kind, *arguments]),
+        }
         for key, (kind, arguments) in exchange.asked.items()
     ]
 
