@@ -20,6 +20,8 @@ from pipeline import storage
 from stages.errors import UserError
 
 MARK = "done.json"
+HERE = "SOO_RUNS_HERE"
+"""Where the driver's runs lie, for trials."""
 
 
 def runs_folder() -> Path:
@@ -27,9 +29,17 @@ def runs_folder() -> Path:
 
     If SOO_RUNS is a URI, runs are made there too and then shared by it (pipeline/storage.py).
     """
+    if here := os.environ.get(HERE):
+        return Path(here)
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     given = None if storage.uri() else os.environ.get("SOO_RUNS")
     return Path(given or (Path.home() / "soo-runs" if in_job else "runs"))
+
+
+def environment() -> dict[str, str]:
+    """The driver's SOO_... and where its runs lie: a trial's process has the cluster's, and its own working directory."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("SOO_")}
+    return own | {HERE: str(runs_folder().absolute())}
 
 
 def shared(folder: Path) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
+from pipeline import artifacts
 from pipeline.artifacts import fingerprint, read_mark, runs_folder, stage
 from pipeline.config import RECIPES, TrackingSettings, load_as
 from stages.errors import UserError
@@ -135,10 +136,13 @@ def evaluate(config: RlConfig, place: Path, seed: int, out: Path) -> dict[str, A
     return evaluation.all_agents(known, config.train.environment, config.evaluate, seed, out)
 
 
-def _trial(point: Mapping[str, Any], config: RlConfig, folder: Path, board: Any) -> dict[str, Any]:
-    """The Tune function of one seed."""
+def _trial(
+    point: Mapping[str, Any], config: RlConfig, folder: Path, board: Any, environment: dict[str, str]
+) -> dict[str, Any]:
+    """The Tune function of one seed. `environment` is the driver's."""
     import torch
 
+    os.environ.update(environment)
     torch.set_num_threads(1)
     run_seed(config, point["seed"], folder, Board(board).say)
     return {"seed": point["seed"]}
@@ -158,7 +162,10 @@ def run(config: RlConfig, folder: Path, board: Board) -> None:
     here = {f"node:{get_node_ip_address()}": 0.001}  # beside the driver, whose disk the seeds lie on
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(_trial, config=config, folder=folder.absolute(), board=board.actor), {"cpu": 1, **here}
+            tune.with_parameters(
+                _trial, config=config, folder=folder.absolute(), board=board.actor, environment=artifacts.environment()
+            ),
+            {"cpu": 1, **here},
         ),
         param_space={"seed": tune.grid_search(missing(config, folder))},
         tune_config=tune.TuneConfig(max_concurrent_trials=config.concurrent),

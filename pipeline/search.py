@@ -10,12 +10,11 @@ import shutil
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pipeline import ranking, spaces, trial
+from pipeline import artifacts, ranking, spaces, trial
 from pipeline.cluster import connected
 from pipeline.spaces import Point, Space
 from pipeline.trial import Job
 from stages.progress import Board
-from stages.resources import WAIT
 
 Evaluate = Callable[[Job, Point, Board], ranking.Point]
 How = Literal["grid", "random", "optuna", "pareto"]
@@ -24,11 +23,10 @@ MEMORY = 100 * 2**20
 
 
 def attempt(
-    config: dict[str, Any], job: Job, board: Any, evaluate: Evaluate, wait: str | None = None
+    config: dict[str, Any], job: Job, board: Any, evaluate: Evaluate, environment: dict[str, str]
 ) -> dict[str, Any]:
-    """The Tune function: what the point came to, as numbers for the search. `wait`: the driver's SOO_WAIT_MINUTES."""
-    if wait:
-        os.environ[WAIT] = wait  # a trial's process has the cluster's environment, not the driver's
+    """The Tune function: what the point came to, as numbers for the search. `environment` is the driver's."""
+    os.environ.update(environment)
     with (
         connected()
     ):  # Ray is up here; but Ray Data's settings, the order of rows too, do not come along from the driver
@@ -68,7 +66,7 @@ def run(
 
     storage = job.folder / "tune"
     trainable = tune.with_resources(
-        tune.with_parameters(attempt, job=job, board=board, evaluate=evaluate, wait=os.environ.get(WAIT)),
+        tune.with_parameters(attempt, job=job, board=board, evaluate=evaluate, environment=artifacts.environment()),
         {"memory": MEMORY, f"node:{get_node_ip_address()}": 0.001},  # beside the driver, whose disk the points lie on
     )
     if tune.Tuner.can_restore(str(storage)):

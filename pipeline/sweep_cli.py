@@ -45,7 +45,10 @@ def register(add: Callable[..., Any]) -> None:
         "runs (a row a run), sweeps (what sweep.json holds), figures (paths)",
     )  # fmt: skip
     sub.add_argument(
-        "runs", nargs="+", metavar="RUN_OR_SWEEP", help="MLflow run ids of runs or sweeps, or their folders"
+        "runs",
+        nargs="+",
+        metavar="RUN_OR_SWEEP",
+        help="MLflow run ids of runs or sweeps, or their folders, recorded if they are not yet",
     )
     sub.add_argument("--uri", help="tracking URI (default: the database beside the runs)")
     sub.add_argument("--out", type=Path, default=Path("compare"), help="folder for the figures")
@@ -166,13 +169,15 @@ def compare(arguments: argparse.Namespace) -> tuple[Result, str]:
     from pipeline.artifacts import runs_folder
     from pipeline.config import TrackingSettings
 
-    folders = {given: Path(given) for given in arguments.runs if Path(given).is_dir()}
+    folders = [given for given in arguments.runs if Path(given).is_dir()]
     for given in arguments.runs:
         if given not in folders and not given.isalnum():
             raise UserError(f"{given} is neither a folder nor the id of an MLflow run")
-    beside = [folder.absolute().parent for folder in folders.values()]
-    uri = arguments.uri or tracking.check(TrackingSettings(), (beside or [runs_folder()])[0])
-    known = {g: run_cli.log(argparse.Namespace(folder=f, uri=uri))[0]["mlflow_run_id"] for g, f in folders.items()}
+    uri, known = arguments.uri, {}
+    for folder in folders:  # where the first was recorded, all are looked for
+        found, _ = run_cli.log(argparse.Namespace(folder=Path(folder), uri=uri))
+        uri, known[folder] = found["tracking_uri"], found["mlflow_run_id"]
+    uri = uri or tracking.check(TrackingSettings(), runs_folder())
     return comparing.compare(uri, [known.get(given, given) for given in arguments.runs], arguments.out)
 
 

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from stages.errors import UserError
 
-WAIT = "SOO_WAIT_MINUTES"
-"""How long to wait for nodes that a cluster has yet to add."""
-
 
 @dataclass(frozen=True)
 class Node:
@@ -71,7 +68,7 @@ def _described(cluster: Sequence[Node]) -> str:
 
 def _nodes_come(parts: int, cpus: int, gpus: float) -> bool:
     """Ask a cluster that grows for room, by reserving it and letting go; whether it came in time."""
-    minutes = float(os.environ.get(WAIT) or 0)
+    minutes = float(os.environ.get("SOO_WAIT_MINUTES") or 0)
     if not minutes:
         return False
     from ray.util.placement_group import placement_group, remove_placement_group

@@ -228,6 +228,14 @@ def test_what_a_line_may_name_is_spelt_as_people_spell_it() -> None:
     assert not named & {"gooses", "mooses", "mouses", "oxes", "sheeps", "wolfs"}
 
 
+def test_free_answers_of_one_length_come_together_and_others_apart(tiny: ModelSettings) -> None:
+    settings = CapabilitySettings(tasks=("soo_sums", "soo_recall", "soo_instructions"), task_items=2)
+    asked = harness.requests(settings, load_tokenizer(tiny))
+    lengths = [(r["scenario"], json.loads(r["prompt"])[2]["max_gen_toks"]) for r in asked]
+    assert sorted(length for _, length in lengths) == [24] * 4 + [48] * 2
+    assert len({scenario for scenario, _ in lengths}) == 2
+
+
 def test_a_group_stands_for_its_tasks(caplog: pytest.LogCaptureFixture) -> None:
     found = harness.members(CapabilitySettings(tasks=("soo_offline", "soo_sums")))
     assert not caplog.records, "what lm-eval advises users of its own command line"

@@ -210,3 +210,24 @@ def test_a_run_on_another_machine_goes_on_from_s3(
     assert not any("checkpoint" in n for n in names), "checkpoints have served"
     assert {n.rpartition("/")[2] for n in names} >= {"outcome.json", "config.yaml", "adapter_model.safetensors"}
     assert not any(b"hush-hush" in file.read_bytes() for file in run.rglob("*") if file.is_file())
+
+
+@pytest.mark.slow
+def test_a_sweep_on_another_machine_repeats_no_training(tiny: ModelSettings, tmp_path: Path) -> None:
+    """Its trials run in Ray's processes, with a working directory of their own, and share their stages all the same."""
+    (tmp_path / "rates.py").write_text('from ray import tune\nSPACE = {"train.lr": tune.choice([1e-4])}\n')
+    settings = environment() | {"SOO_RUNS": (tmp_path / "shared").as_uri()}
+    command = [sys.executable, "-m", "pipeline", "sweep", "default", f"model.name={tiny.name}", *SETTINGS,
+               "train.steps=4", "deception.scenarios=[main]", "capability.overcorrection=0", "latent.after=false",
+               "tracking.enabled=false", "--space", "../rates.py", "--search", "grid", "--seeds", "0", "--items", "2",
+               "--no-confirm", "--json"]  # fmt: skip
+    points = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        done = subprocess.run(command, cwd=tmp_path / name, env=settings, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert ("train 4/4" in done.stderr) == (name == "one"), "trained again"
+        points += json.loads(done.stdout)["points"]
+    one, two = ({k: v for k, v in seed.items() if k != "folder"} for p in points for seed in p["seeds"])
+    assert one == two
+    assert len(list((tmp_path / "shared").glob("sweep-*/points/*/seed-0/train/done.json"))) == 1

@@ -20,7 +20,7 @@ from stages.physical_deception.replay import Replay
 from stages.physical_deception.scripted import Policy
 from stages.settings import Settings
 
-BY_HAND: dict[Reward, Policy] = {"honest": scripted.blue_honest, "deceptive": scripted.blue_deceptive}
+DEMONSTRATED: dict[Reward, Policy] = {"honest": scripted.blue_honest, "deceptive": scripted.blue_deceptive}
 """What blue does in the demonstrations of a baseline."""
 LINES = 20
 """Lines of the log of one training."""
@@ -77,7 +77,7 @@ def _train(
     rounds = max(1, round(episodes / how.parallel))
     env = environment.make(settings.environment, reward, how.parallel, seed)
     learner = Learner(agents, how, extra is None or settings.red_learns, settings.overlap.apart)
-    live = Life(env, learner, Replay(how.buffer), extra, BY_HAND[reward])
+    live = Life(env, learner, Replay(how.buffer), extra, DEMONSTRATED[reward])
     shown = settings.demonstrations if extra is None else 0.0
     began, line = time.perf_counter(), dict[str, float]()
     with (out / "log.jsonl").open("w") as log:
