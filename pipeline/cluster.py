@@ -16,7 +16,8 @@ def connected(cpus: int | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side writes warnings straight to stderr
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve on cores that others use too
+    if "OMP_WAIT_POLICY" not in os.environ:  # threads that spin for long starve on cores that others use too
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import ray
     import ray.data
 
