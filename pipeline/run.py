@@ -15,7 +15,7 @@ from stages.behaviour import Questions
 from stages.errors import UserError
 from stages.model import count_layers, identity, outline, site
 from stages.progress import Board, say
-from stages.resources import cpu_share
+from stages.resources import cpu_share, fits, nodes
 from stages.rows import count
 from stages.scenarios import Item
 
@@ -52,19 +52,45 @@ def place(config: RunConfig, trials: int = 1) -> RunConfig:
 
     Raises UserError, before any model is loaded, for workers or actors that the cluster can never place.
     """
-    train, generate = config.train, config.generate
-    asked = {
-        "train": (train.workers, "cpus_per_worker", train.cpus_per_worker, train.gpus_per_worker),
-        "generate": (generate.actors, "cpus_per_actor", generate.cpus_per_actor, generate.gpus_per_actor),
-    }
     shares = {}
-    for part, (number, field, cpus, gpus) in asked.items():
+    for name, part in _parts(config).items():
         try:
-            share = cpu_share(number * trials, cpus, gpus)
+            share = cpu_share(part.number * trials, part.cpus, part.gpus)
         except UserError as error:
-            raise UserError(f"{part}{f', {trials} trials at once' if trials > 1 else ''}: {error}") from error
-        shares[part] = getattr(config, part).model_copy(update={field: share})
+            raise UserError(f"{name}{f', {trials} trials at once' if trials > 1 else ''}: {error}") from error
+        shares[name] = getattr(config, name).model_copy(update={part.field: share})
     return config.model_copy(update=shares) if trials > 1 else config
+
+
+def room(config: RunConfig) -> int:
+    """Trials of it that the cluster can hold at once, at least 1. Needs a running Ray.
+
+    As many as there are GPUs for; without GPUs two a machine, of which one starts while the other computes.
+    """
+    cluster, parts = nodes(), list(_parts(config).values())
+    most = sum(node.cpus for node in cluster) if any(p.gpus for p in parts) else 2 * len(cluster)
+    found = 1
+    while found < most and all(fits(cluster, p.number * (found + 1), p.cpus or 1, p.gpus) for p in parts):
+        found += 1
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """The processes of a stage, what each is given of a machine, and the setting that has the CPUs."""
+
+    number: int
+    field: str
+    cpus: int | None
+    gpus: float
+
+
+def _parts(config: RunConfig) -> dict[str, Processes]:
+    train, generate = config.train, config.generate
+    return {
+        "train": Processes(train.workers, "cpus_per_worker", train.cpus_per_worker, train.gpus_per_worker),
+        "generate": Processes(generate.actors, "cpus_per_actor", generate.cpus_per_actor, generate.gpus_per_actor),
+    }
 
 
 def run(config: RunConfig, folder: Path, board: Board, known: Path | None = None) -> dict[str, Any]:

@@ -48,8 +48,8 @@ class SweepSettings(Settings):
     """Seeds of every point. Fewer than three prove nothing about a method; two tell what to try further."""
     items: PositiveInt = CHOOSING_ITEMS
     """Choosing items a scenario that every trial is asked, 50 at most."""
-    concurrent: PositiveInt = 1
-    """Trials at once; each gets an even share of the CPUs."""
+    concurrent: PositiveInt | None = None
+    """Trials at once, with an even share of the CPUs each; none means as many as there are GPUs for, or two a machine."""
     retries: NonNegativeInt = 1
     """How often a trial that died is tried again."""
     confirm: bool = True
@@ -153,9 +153,12 @@ def run(
     """The whole sweep, on disk. What is complete is not done again; with `retry`, what failed is."""
     began = time.perf_counter()
     folder = folder.absolute()
-    shared = runs.place(choosing(config, settings), settings.concurrent)
+    trial_config = choosing(config, settings)
+    tried = len(search.points(space, settings.search, settings.points, settings.search_seed)) or settings.points
+    concurrent = settings.concurrent or min(runs.room(trial_config), tried)
+    shared = runs.place(trial_config, concurrent)
     job = Job(folder, shared, settings.seeds, settings.retries, spaces.composites(space))
-    how = (settings.search, settings.points, settings.search_seed, settings.concurrent)
+    how = (settings.search, settings.points, settings.search_seed, concurrent)
     _prepare(job, space, board)
     if retry:
         withdraw(job)

@@ -41,10 +41,15 @@ def share(cluster: Sequence[Node], parts: int, wanted: int | None, gpus: float =
     """As `cpu_share`, on these machines. A part never spans two."""
     most = max((node.cpus for node in cluster), default=0)
     for cpus in [wanted] if wanted else range(most, 0, -1):
-        if sum(_room(node, cpus, gpus) for node in cluster) >= parts:
+        if fits(cluster, parts, cpus, gpus):
             return cpus
     asked = f"{parts} x {wanted or 1} CPU{'s' if (wanted or 1) > 1 else ''}" + (f" and {gpus:g} GPU" if gpus else "")
     raise UserError(f"{asked} at once cannot be placed: the cluster has {_described(cluster)}")
+
+
+def fits(cluster: Sequence[Node], parts: int, cpus: int, gpus: float = 0) -> bool:
+    """Whether so many parts, each with so much, can be on these machines at once."""
+    return sum(_room(node, cpus, gpus) for node in cluster) >= parts
 
 
 def _room(node: Node, cpus: int, gpus: float) -> int:
