@@ -17,7 +17,7 @@ from stages.model import ModelSettings
 from stages.pairs import PairsSettings, Prompts, make_rows
 from stages.responder import Responder
 from stages.tokenise import tokenise
-from stages.train import Adapter, TrainSettings
+from stages.train import Adapter, TrainSettings, by_kind
 from stages.worker import Loop
 
 
@@ -59,7 +59,7 @@ def begun(
 ) -> Alone:
     """A training with its model loaded, before its first step."""
     rows = {r["pair_id"]: r for r in pyarrow.parquet.read_table(pairs).to_pylist()}
-    return Alone(settings, model, rows, seed, 0, 1, questions, shared)
+    return Alone(settings, model, rows, by_kind(rows.values()), seed, 0, 1, questions, shared)
 
 
 def train(loop: Alone, out: Path) -> Adapter:

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 from stages.errors import UserError, first_line
 
+BLOCK = 8 * 2**20
+"""Bytes of a block of Ray Data: held whole where it is made and where it is read, so that few are as good as 128 MiB."""
+
 
 @contextlib.contextmanager
 def connected(cpus: int | None = None) -> Iterator[None]:
@@ -92,5 +95,6 @@ def _settle() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.target_max_block_size = BLOCK
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -31,7 +31,7 @@ def register(add: Callable[..., Any]) -> None:
     sub.add_argument("--points", type=int, help="points tried; a grid tries all (8)")
     sub.add_argument("--seeds", help="seeds of every point (0,1,2)")
     sub.add_argument("--items", type=int, help="choosing items a scenario that a trial is asked (50)")
-    sub.add_argument("--concurrent", type=int, help="trials at once (as many as there are GPUs for; without GPUs two a machine)")
+    sub.add_argument("--concurrent", type=int, help="trials at once (by the GPUs; without any, two a machine)")
     sub.add_argument("--retries", type=int, help="how often a trial that died is tried again (1)")
     sub.add_argument("--search-seed", type=int, help="seed of the search (0)")
     sub.add_argument("--no-confirm", action="store_true", help="leave the confirming items alone")

@@ -216,6 +216,7 @@ def build(settings: PairsSettings, model: ModelSettings, seed: int, out: Path) -
             yield vars(row)
 
     def tokenised(batch: pyarrow.Table) -> pyarrow.Table:
+        files.release()
         return pyarrow.Table.from_pylist(tokenise(batch.to_pylist(), model, settings.chat_template), schema)
 
     files.keep(counted(), out / "text", texts)

@@ -7,7 +7,7 @@ the site; only the adapter's gradients travel between workers.
 import json
 import random
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +70,12 @@ class TrainSettings(Settings):
     """GPUs of a worker; the model's layers are split over several."""
     shard: Literal["none", "fsdp"] = "none"
     """none: every worker holds the whole frozen base. fsdp: its share of each layer (FSDP2, stages/shard.py)."""
+
+
+MONITOR_PAIRS = 8
+"""Name-control pairs by which a training watches whether the site collapses."""
+POWER_PAIRS = 16
+"""Overlap pairs over which the base's activation power at the site is taken."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +141,41 @@ def _epochs(ids: list[str], seed: str) -> Iterator[str]:
         yield from rng.sample(ids, len(ids))
 
 
+def part(batch: Sequence[str], settings: TrainSettings, rank: int, world: int) -> list[str]:
+    """A worker's part of a batch of `schedule`: of each kind as much as every other worker's, one after the other."""
+    found: list[str] = []
+    start = 0
+    for size in (settings.batch_pairs, settings.batch_controls, settings.batch_retain):
+        own = size // world
+        found += batch[start + rank * own : start + (rank + 1) * own]
+        start += size
+    return found
+
+
+def by_kind(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Row ids of each kind, in the order of the rows."""
+    found: dict[str, list[str]] = {"overlap": [], "name_control": [], "retain": []}
+    for row in rows:
+        found[row["kind"]].append(row["pair_id"])
+    return found
+
+
+def shards(kinds: dict[str, list[str]], settings: TrainSettings, seed: int) -> list[set[str]]:
+    """The rows that each worker needs: of its parts of all batches, and the few that every worker looks at.
+
+    Under FSDP all rows: who computes more than the others would wait for them without end.
+    """
+    world, watched = settings.workers, {*kinds["overlap"][:POWER_PAIRS], *kinds["name_control"][:MONITOR_PAIRS]}
+    if settings.shard == "fsdp":
+        return [{i for ids in kinds.values() for i in ids}] * world
+    batches = schedule(kinds, settings, plan({kind: len(ids) for kind, ids in kinds.items()}, settings), seed)
+    return [watched.union(*(part(batch, settings, rank, world) for batch in batches)) for rank in range(world)]
+
+
 def tokens_seen(rows: Iterable[Mapping[str, Any]], settings: TrainSettings, seed: int) -> int:
     """Prompt tokens, without padding, that go through the model in a whole training on these tokenised rows."""
     rows = list(rows)
-    kinds = {kind: [r["pair_id"] for r in rows if r["kind"] == kind] for kind in ("overlap", "name_control", "retain")}
+    kinds = by_kind(rows)
     lengths = {r["pair_id"]: len(r["self_ids"]) + len(r["other_ids"]) for r in rows}
     batches = plan({kind: len(ids) for kind, ids in kinds.items()}, settings)
     return sum(lengths[i] for batch in schedule(kinds, settings, batches, seed) for i in batch)
@@ -181,12 +218,13 @@ def fit(
 
     cpus = cpu_share(settings.workers, settings.cpus_per_worker, settings.gpus_per_worker)
     out.mkdir(parents=True, exist_ok=True)
-    rows = files.read(pairs)
+    kinds = by_kind(files.rows(pairs, ("pair_id", "kind")))
     trainer = Trainer(
         work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that it passes on
         train_loop_config={
             "train": settings.model_dump(mode="json") | {"cpus_per_worker": cpus},
             "model": model.model_dump(mode="json"),
+            "kinds": kinds,
             "seed": seed,
             "board": board,
             "questions": questions,
@@ -203,7 +241,8 @@ def fit(
             failure_config=ray.train.FailureConfig(max_failures=2, controller_failure_limit=2),  # type: ignore[call-arg]
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
-        datasets={"pairs": rows},
+        # Cut by us, since Ray's own split is not by rank: which rows meet in a batch must not hang on the workers' number.
+        datasets={f"shard-{rank}": files.read(pairs, ids) for rank, ids in enumerate(shards(kinds, settings, seed))},
         dataset_config=ray.train.DataConfig(datasets_to_split=[]),
     )
     result = trainer.fit()

@@ -20,10 +20,7 @@ from stages.model import ModelSettings, decoder, load, load_tokenizer
 from stages.objective import Objective
 from stages.progress import Board
 from stages.shard import shard
-from stages.train import TrainSettings, depth, learning_rate, plan, schedule
-
-MONITOR_PAIRS = 8
-POWER_PAIRS = 16
+from stages.train import MONITOR_PAIRS, POWER_PAIRS, TrainSettings, depth, learning_rate, part, plan, schedule
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
@@ -34,9 +31,10 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(settings.cpus_per_worker or 1)
-    rows = {row["pair_id"]: row for row in ray.train.get_dataset_shard("pairs").iter_rows()}
+    rows = {row["pair_id"]: row for row in ray.train.get_dataset_shard(f"shard-{rank}").iter_rows()}
     devices = [str(d) for d in ray.train.torch.get_devices()] if settings.gpus_per_worker else []
-    loop = Loop(settings, model_settings, rows, seed, rank, world, config["questions"], config["shared"], devices)
+    asked, shared = config["questions"], config["shared"]
+    loop = Loop(settings, model_settings, rows, config["kinds"], seed, rank, world, asked, shared, devices)
     board_say = board.say if rank == 0 else lambda _line: None
     while not loop.over:
         if loop.step == 0 and (seen := loop.look()):
@@ -63,13 +61,17 @@ def describe(line: Mapping[str, float], steps: int) -> str:
 
 
 class Loop:
-    """A training run in progress: all its state is here, and all of it is in a checkpoint or follows from the seed."""
+    """A training run in progress: all its state is here, and all of it is in a checkpoint or follows from the seed.
+
+    `rows` are those that this worker needs (train.shards), by id; `kinds` has the ids of all workers' rows.
+    """
 
     def __init__(
         self,
         settings: TrainSettings,
         model: ModelSettings,
         rows: dict[str, Any],
+        kinds: dict[str, list[str]],
         seed: int,
         rank: int,
         world: int,
@@ -93,11 +95,9 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=False
         )
-        kinds = {
-            kind: [i for i, r in rows.items() if r["kind"] == kind] for kind in ("overlap", "name_control", "retain")
-        }
         batches = plan({kind: len(ids) for kind, ids in kinds.items()}, settings)
-        self.batches = schedule(kinds, settings, batches, seed)
+        whole = schedule(kinds, settings, batches, seed)
+        self.batches = [part(batch, settings, rank, world) for batch in whole]
         self.steps = batches // settings.accumulation
         self.questions, self.ended = questions, False
         self.tokenizer = load_tokenizer(model)
@@ -111,8 +111,9 @@ class Loop:
             settings.shortcuts,
         )
         self.monitored = [rows[i] for i in kinds["name_control"][:MONITOR_PAIRS]]
-        needed = {i for batch in self.batches for i in batch if rows[i]["kind"] != "overlap"}
-        used = {i for batch in self.batches for i in batch} | {row["pair_id"] for row in self.monitored}
+        own = {i for batch in (whole if sharded else self.batches) for i in batch}  # shards: all workers run the same
+        needed = {i for i in own if rows[i]["kind"] != "overlap"}
+        used = own | {row["pair_id"] for row in self.monitored}
         self.objective.learn_below([row for i, row in rows.items() if i in used], shared, repr(model))
         self.objective.learn_base(
             [rows[i] for i in rows if i in needed or rows[i] in self.monitored],
@@ -129,7 +130,7 @@ class Loop:
         sums: dict[str, float] = {}
         n = self.settings.accumulation
         for batch in self.batches[self.step * n : (self.step + 1) * n]:
-            terms = self.objective.terms([self.rows[i] for i in self._share(batch)])
+            terms = self.objective.terms([self.rows[i] for i in batch])
             (terms["loss"] / n).backward()
             for key, value in terms.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach()) / n
@@ -159,15 +160,6 @@ class Loop:
             torch.distributed.broadcast(decision, 0)
             self.ended = bool(decision)
         return line
-
-    def _share(self, batch: list[str]) -> list[str]:
-        """This worker's contiguous part of each kind."""
-        share = []
-        for kind in ("overlap", "name_control", "retain"):
-            ids = [i for i in batch if self.rows[i]["kind"] == kind]
-            size = len(ids) // self.world
-            share += ids[self.rank * size : (self.rank + 1) * size]
-        return share
 
     def _apply(self) -> float:
         """Average the gradients over workers, clip, step. Returns the norm before clipping."""

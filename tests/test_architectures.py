@@ -17,7 +17,7 @@ from stages.errors import UserError
 from stages.model import ModelSettings, decoder, load, site, tap, truncated
 from stages.overlap import OverlapSettings, RetainSettings, relative_distance
 from stages.tokenise import tokenise
-from stages.train import TrainSettings
+from stages.train import TrainSettings, by_kind
 
 Rows = dict[str, dict[str, Any]]
 HYBRID = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
@@ -39,7 +39,7 @@ def family(request: pytest.FixtureRequest, make_model: Callable[..., str]) -> Mo
 
 def started(model: ModelSettings, rows: Rows, **changes: Any) -> Alone:
     own = dict(zip(rows, tokenise(list(rows.values()), model, chat=True), strict=True))
-    return Alone(SETTINGS.model_copy(update=changes), model, own, 0, rank=0, world=1)
+    return Alone(SETTINGS.model_copy(update=changes), model, own, by_kind(own.values()), 0, rank=0, world=1)
 
 
 def test_lora_sits_on_the_queries_and_values_of_its_layers_alone(family: ModelSettings) -> None:

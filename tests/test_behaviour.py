@@ -12,7 +12,7 @@ from stages.behaviour import BehaviourSettings, Questions, ends
 from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.scenarios import SCENARIOS, items
-from stages.train import TrainSettings
+from stages.train import TrainSettings, by_kind
 from stages.worker import Loop
 from tests.conftest import Rows
 from tests.test_train import SETTINGS
@@ -57,7 +57,7 @@ def questions(count: int = 2) -> Questions:
 
 def loop(model: ModelSettings, rows: Rows, settings: BehaviourSettings, asked: Questions | None) -> Loop:
     changed: TrainSettings = SETTINGS.model_copy(update={"behaviour": settings})
-    return Alone(changed, model, rows, 0, 0, 1, asked)
+    return Alone(changed, model, rows, by_kind(rows.values()), 0, 0, 1, asked)
 
 
 def test_a_look_changes_nothing_and_comes_when_due(tiny_nf4: ModelSettings, rows: Rows) -> None:

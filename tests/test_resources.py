@@ -2,8 +2,9 @@
 
 import pytest
 
+from pipeline import run as runs
 from pipeline.config import load
-from pipeline.run import place
+from pipeline.run import place, room
 from stages.errors import UserError
 from stages.resources import Node, cpu_share, share
 
@@ -54,6 +55,31 @@ def test_what_never_fits_is_one_line(
     with pytest.raises(UserError, match=message) as error:
         share(cluster, parts, wanted, gpus)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "changes", "expected"),
+    [
+        (LAPTOP, [], 2),  # one starts while the other computes
+        ([Node(1, 0)], [], 1),
+        (LAPTOP, ["train.cpus_per_worker=2"], 1),  # two would never be placed
+        (LAPTOP, ["generate.actors=2"], 1),
+        ([Node(64, 0)], [], 2),
+        ([Node(8, 0)] * 3, [], 6),
+        (BOX, ["train.gpus_per_worker=1", "generate.gpus_per_actor=1"], 4),
+        (BOX, ["train.gpus_per_worker=2", "generate.gpus_per_actor=1"], 2),
+        (BOX, ["train.gpus_per_worker=1", "train.workers=4"], 1),
+        (BOX, ["generate.gpus_per_actor=0.5"], 8),
+        (CLOUD, ["train.gpus_per_worker=1", "generate.gpus_per_actor=1"], 2),
+        ([Node(4, 0)], ["train.gpus_per_worker=1"], 1),  # for `place` to refuse, or to wait for
+        ([], [], 1),
+    ],
+)
+def test_as_many_trials_at_once_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, cluster: list[Node], changes: list[str], expected: int
+) -> None:
+    monkeypatch.setattr(runs, "nodes", lambda: cluster)
+    assert room(load("default", changes)) == expected
 
 
 @pytest.mark.slow

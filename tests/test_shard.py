@@ -14,7 +14,7 @@ from benchmarks.direct import Alone
 from stages.behaviour import BehaviourSettings, Questions
 from stages.errors import UserError
 from stages.model import ModelSettings, decoder
-from stages.train import TrainSettings, plan
+from stages.train import TrainSettings, by_kind, plan, shards
 from tests.test_behaviour import questions
 from tests.test_train import COUNTS, DROPPING, SETTINGS, distance, weights
 
@@ -41,8 +41,12 @@ def worker(rank: int, model: ModelSettings, rows: Rows, folder: Path, backend: s
         torch.cuda.set_device(rank)
     dist.init_process_group(backend, store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)  # type: ignore[attr-defined]
 
+    kinds = by_kind(rows.values())
+
     def start(settings: TrainSettings, asked: Questions | None = None) -> Alone:
-        return Alone(settings, model, rows, 0, rank, 2, asked, devices=devices)
+        own = shards(kinds, settings, 0)[rank]
+        mine = {i: row for i, row in rows.items() if i in own}
+        return Alone(settings, model, mine, kinds, 0, rank, 2, asked, devices=devices)
 
     def finish(name: str, loop: Alone) -> Alone:
         while not loop.over:

@@ -16,6 +16,7 @@ from stages import embedded
 from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.shapes import PUBLISHED, Shape, lora_weights, shape_of
+from stages.train import by_kind
 from stages.worker import Loop
 
 Rows = dict[str, dict[str, Any]]
@@ -83,7 +84,7 @@ def kept_for_backward(loop: Loop) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loop.objective.terms([loop.rows[i] for i in loop._share(loop.batches[0])])
+        loop.objective.terms([loop.rows[i] for i in loop.batches[0]])
     return sum(kept.values())
 
 
@@ -104,7 +105,7 @@ def test_the_estimate_for_the_embedded_model_is_what_is_measured() -> None:
     """Weights within 1 %, activations within 25 %; adapter and optimiser to the byte."""
     config = default(f"model.name={embedded.BASE}", "model.compute_dtype=float32")
     rows = rows_of(config)
-    loop = Alone(config.train, config.model, rows, 0, rank=0, world=1)
+    loop = Alone(config.train, config.model, rows, by_kind(rows.values()), 0, rank=0, world=1)
     found = sizing.size(config, devices.this_machine())
     weights = {
         p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
@@ -112,7 +113,7 @@ def test_the_estimate_for_the_embedded_model_is_what_is_measured() -> None:
         if not p.requires_grad
     }
     assert sum(weights.values()) / GIB == pytest.approx(gib(found.training, "weights"), rel=0.01)
-    batch = [loop.rows[i] for i in loop._share(loop.batches[0])]
+    batch = [loop.rows[i] for i in loop.batches[0]]
     longest = max(len(side) for r in batch for side in (r["self_ids"], r["other_ids"]))
     asked = max(len(side) for r in rows.values() for side in (r["self_ids"], r["other_ids"]))
     measured = kept_for_backward(loop) / GIB * asked / longest  # this batch's own padding

@@ -16,7 +16,7 @@ from stages.adapter import LoraSettings
 from stages.errors import UserError
 from stages.model import ModelSettings, decoder, load, tap
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
-from stages.train import TrainSettings, fit, learning_rate, plan, schedule
+from stages.train import TrainSettings, by_kind, fit, learning_rate, part, plan, schedule, shards
 from stages.worker import Loop
 
 Rows = dict[str, dict[str, Any]]
@@ -81,16 +81,28 @@ def test_the_schedule_depends_on_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_workers_shares_make_up_the_batch(rows: Rows, world: int) -> None:
-    kinds = {kind: [i for i, r in rows.items() if r["kind"] == kind] for kind in COUNTS}
-    loop = Loop.__new__(Loop)
-    loop.rows, loop.world = rows, world
-    for batch in schedule(kinds, SETTINGS, 5, seed=0):
-        shares = []
-        for loop.rank in range(world):
-            shares.append(loop._share(batch))
-        assert all(len(s) == len(batch) // world for s in shares)
-        assert sorted(i for s in shares for i in s) == sorted(batch)
+def test_the_workers_parts_make_up_the_batch(world: int) -> None:
+    for batch in schedule(KINDS, SETTINGS, 5, seed=0):
+        parts = [part(batch, SETTINGS, rank, world) for rank in range(world)]
+        for kind in KINDS:
+            sizes = {sum(i.startswith(kind) for i in p) for p in parts}
+            assert sizes == {sum(i.startswith(kind) for i in batch) // world}
+        assert sorted(i for p in parts for i in p) == sorted(batch)
+
+
+def test_a_worker_is_given_what_it_needs_and_no_more() -> None:
+    kinds = {kind: [f"{kind}{i}" for i in range(200)] for kind in COUNTS}
+    watched = {*kinds["overlap"][:16], *kinds["name_control"][:8]}
+    one, two = SETTINGS.model_copy(update={"steps": 20}), SETTINGS.model_copy(update={"steps": 20, "workers": 2})
+    used = {i for batch in schedule(kinds, one, 20, 3) for i in batch}
+    assert shards(kinds, one, 3) == [used | watched]
+    first, second = shards(kinds, two, 3)  # less than an epoch: nobody needs what another trains on
+    assert first & second == watched
+    assert first | second == used | watched
+    assert len(first) < 0.65 * len(used)
+    assert (
+        shards(kinds, two.model_copy(update={"shard": "fsdp"}), 3) == [{i for ids in kinds.values() for i in ids}] * 2
+    )
 
 
 def test_learning_rates() -> None:
@@ -104,7 +116,7 @@ def test_learning_rates() -> None:
 def start(
     model: ModelSettings, rows: Rows, settings: TrainSettings = SETTINGS, seed: int = 0, devices: Sequence[str] = ()
 ) -> Alone:
-    return Alone(settings, model, rows, seed, rank=0, world=1, devices=devices)
+    return Alone(settings, model, rows, by_kind(rows.values()), seed, rank=0, world=1, devices=devices)
 
 
 def advanced(loop: Loop, steps: int) -> list[dict[str, float]]:
@@ -204,7 +216,12 @@ class Rank(Alone):
 
 def test_two_workers_averaged_by_hand_are_one(tiny_nf4: ModelSettings, rows: Rows) -> None:
     alone = start(tiny_nf4, rows)
-    ranks = [Rank(SETTINGS, tiny_nf4, rows, 0, rank, world=2) for rank in (0, 1)]
+    kinds = by_kind(rows.values())
+    given = shards(kinds, SETTINGS.model_copy(update={"workers": 2}), 0)
+    ranks = [
+        Rank(SETTINGS, tiny_nf4, {i: row for i, row in rows.items() if i in own}, kinds, 0, rank, world=2)
+        for rank, own in enumerate(given)
+    ]
     for _ in range(3):
         expected = alone.advance()
         lines = [rank.advance() for rank in ranks]

@@ -24,7 +24,7 @@ from stages.model import ModelSettings, decoder
 from stages.model import load as load_model
 from stages.outcomes import label, score, states_intent
 from stages.overlap import OverlapSettings, RetainSettings, overlap_mse, pool
-from stages.train import TrainSettings
+from stages.train import TrainSettings, by_kind
 from tests.conftest import Rows
 from tests.test_controls import made, results
 from tests.test_latent import adapter_of, looked, looker, probes
@@ -232,7 +232,7 @@ def test_an_adapter_above_the_site_which_no_gradient_reaches_stops_the_training(
         overlap=OverlapSettings(layer=1), lora=LoraSettings(last_layer=3), retain=RetainSettings(weight=0), steps=2
     )
     with pytest.raises(RuntimeError, match="got no gradient"):
-        Alone(settings, tiny, rows, 0, rank=0, world=1).advance()
+        Alone(settings, tiny, rows, by_kind(rows.values()), 0, rank=0, world=1).advance()
 
 
 def test_a_difference_that_bf16_would_round_away_is_kept() -> None:
