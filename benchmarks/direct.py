@@ -15,6 +15,7 @@ from stages.behaviour import Questions
 from stages.generate import Answers, Condition, GenerateSettings
 from stages.model import ModelSettings
 from stages.pairs import PairsSettings, Prompts, make_rows
+from stages.progress import STDERR, Board
 from stages.responder import Responder
 from stages.tokenise import tokenise
 from stages.train import Adapter, TrainSettings, by_kind
@@ -40,7 +41,7 @@ def fit(
     pairs: Path,
     seed: int,
     out: Path,
-    board: Any = None,
+    board: Board = STDERR,
     questions: Questions | None = None,
     shared: Path | None = None,
     storage: str | None = None,
@@ -80,10 +81,10 @@ def ask(
     conditions: Sequence[Condition],
     settings: GenerateSettings,
     out: Path,
-    board: Any = None,
+    board: Board = STDERR,
 ) -> Answers:
     """stages.generate.ask"""
-    return answer(Responder(model, adapter, conditions, settings, None, len(prompts)), prompts, settings, out)
+    return answer(Responder(model, adapter, conditions, settings, STDERR, len(prompts)), prompts, settings, out)
 
 
 def answer(

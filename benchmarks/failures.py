@@ -93,7 +93,7 @@ def training(model: Any, pairs: Path, out: Path, line: str | None) -> tuple[byte
     )  # fmt: skip
     with following() as board:
         with killing(board.actor, line or "never", "RayTrainWorker") as killed:
-            fit(settings, model, pairs, 0, out, board.actor)
+            fit(settings, model, pairs, 0, out, board)
         told = said(board.actor, "train")
     return (out / "adapter" / "adapter_model.safetensors").read_bytes(), told, bool(killed)
 
@@ -108,7 +108,7 @@ def answers(model: Any, out: Path, line: str | None) -> tuple[Counter[tuple[str,
     settings = GenerateSettings(max_new_tokens=8, batch_size=4, actors=1, cpus_per_actor=1)
     with following() as board:
         with killing(board.actor, line or "never", "MapWorker") as killed:
-            ask(rows, model, None, ("baseline",), settings, out, board.actor)
+            ask(rows, model, None, ("baseline",), settings, out, board)
         told = said(board.actor, "prompts")
     found = pyarrow.parquet.read_table(out / "answers").to_pylist()
     return Counter((r["prompt"], r["response"]) for r in found), 4 * told, bool(killed)

@@ -43,9 +43,9 @@ def trainer(model: ModelSettings, rows: Sequence[dict[str, Any]], layer: int, fi
 
 
 def released_trainer(model: ModelSettings, texts: Sequence[tuple[str, str]]) -> Task:
-    """The released code's step on the same pairs."""
+    """The released code's step on the same pairs, with the attention that transformers takes by itself."""
     tokenizer = load_tokenizer(model)
-    base = load(model)
+    base = load(model.model_copy(update={"attention": "sdpa"}))
     tuned = add_lora(base, LoraSettings(dropout=0), len(decoder(base).layers) - 1, model.name)
     optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=5e-5)
     ours, theirs = (released.padded(tokenizer, side) for side in zip(*texts, strict=True))
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] = ()) -> dict[str, float]:
     parser.add_argument("--model", default="embedded:organism", help="embedded:organism, a name or a directory")
     given = parser.parse_args(arguments)
     began = time.perf_counter()
-    model = ModelSettings(name=given.model, dequantise_once=True, attention="sdpa")
+    model = ModelSettings(name=given.model, dequantise_once=True)
     print(f"{given.model} in NF4, {machine()}")
     found = measure(model, given.short)
     told(found, began, given.out)

@@ -24,6 +24,7 @@ from pipeline import config as configs
 from pipeline import run as runs
 from pipeline.config import RunConfig
 from pipeline.sweep import SweepSettings, choosing
+from stages.progress import STDERR
 from stages.responder import Responder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +79,7 @@ def looped(folder: Path, config: RunConfig, trials: int) -> dict[str, float]:
         direct.train(loop, out)
         work += time.perf_counter() - at
         prompts = runs.prompt_rows(config)
-        responder = Responder(config.model, out / "adapter", ("adapter",), config.generate, None, len(prompts))
+        responder = Responder(config.model, out / "adapter", ("adapter",), config.generate, STDERR, len(prompts))
         at = time.perf_counter()
         direct.answer(responder, prompts, config.generate, out)
         work += time.perf_counter() - at

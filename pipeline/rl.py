@@ -60,8 +60,8 @@ class RlConfig(Settings):
     """Where the recipe's values come from."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each trains its own baselines. Fewer than three prove nothing."""
-    concurrent: PositiveInt = 1
-    """Seeds at once, each on one CPU."""
+    concurrent: PositiveInt | None = None
+    """Seeds at once, each on one CPU; none means one for every CPU."""
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     detect: DetectSettings = DetectSettings()
@@ -137,14 +137,14 @@ def evaluate(config: RlConfig, place: Path, seed: int, out: Path) -> dict[str, A
 
 
 def _trial(
-    point: Mapping[str, Any], config: RlConfig, folder: Path, board: Any, environment: dict[str, str]
+    point: Mapping[str, Any], config: RlConfig, folder: Path, board: Board, environment: dict[str, str]
 ) -> dict[str, Any]:
     """The Tune function of one seed. `environment` is the driver's."""
     import torch
 
     os.environ.update(environment)
     torch.set_num_threads(1)
-    run_seed(config, point["seed"], folder, Board(board).say)
+    run_seed(config, point["seed"], folder, board.say)
     return {"seed": point["seed"]}
 
 
@@ -163,7 +163,7 @@ def run(config: RlConfig, folder: Path, board: Board) -> None:
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
-                _trial, config=config, folder=folder.absolute(), board=board.actor, environment=artifacts.environment()
+                _trial, config=config, folder=folder.absolute(), board=board, environment=artifacts.environment()
             ),
             {"cpu": 1, **here},
         ),

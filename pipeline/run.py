@@ -134,9 +134,7 @@ def fine_tune(config: RunConfig, folder: Path, pairs_folder: Path, prompts: Mark
 
     def make(out: Path) -> dict[str, Any]:
         made, others = pairs_folder / "pairs", pairs_folder if pairs_folder != folder / "pairs" else None
-        adapter = train.fit(
-            config.train, config.model, made, config.seed, out, board.actor, questions, others, shared(out)
-        )
+        adapter = train.fit(config.train, config.model, made, config.seed, out, board, questions, others, shared(out))
         return adapter.final
 
     questions = looked_at(config)
@@ -184,7 +182,7 @@ def ask(
         if "costs" in parts:
             costs.foretell(config, conditions)
         missing = [c for c in conditions if known is None or c != "baseline"]
-        generate.ask(rows, config.model, adapter and adapter.absolute(), missing, config.generate, out, board.actor)
+        generate.ask(rows, config.model, adapter and adapter.absolute(), missing, config.generate, out, board)
         for file in known.glob("*.parquet") if known else ():
             shutil.copy(file, out / "answers" / f"baseline-{file.name}")
         return {"answers": len(conditions) * sum(r["task"] != "latent" for r in rows)}

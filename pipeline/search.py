@@ -23,14 +23,14 @@ MEMORY = 100 * 2**20
 
 
 def attempt(
-    config: dict[str, Any], job: Job, board: Any, evaluate: Evaluate, environment: dict[str, str]
+    config: dict[str, Any], job: Job, board: Board, evaluate: Evaluate, environment: dict[str, str]
 ) -> dict[str, Any]:
     """The Tune function: what the point came to, as numbers for the search. `environment` is the driver's."""
     os.environ.update(environment)
     with (
         connected()
     ):  # Ray is up here; but Ray Data's settings, the order of rows too, do not come along from the driver
-        found = evaluate(job, _point(config, job), Board(board))
+        found = evaluate(job, _point(config, job), board)
     return {**ranking.objectives(found), "point": found.name}
 
 
@@ -52,7 +52,7 @@ def run(
     count: int,
     seed: int,
     concurrent: int,
-    board: Any,
+    board: Board,
     evaluate: Evaluate = trial.evaluate,
     retry: bool = False,
 ) -> list[str]:

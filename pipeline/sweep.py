@@ -163,7 +163,7 @@ def run(
     if retry:
         withdraw(job)
     with _watching(job, on_point):
-        lost = search.run(job, space, *how, board.actor, retry=retry)
+        lost = search.run(job, space, *how, board, retry=retry)
     for file in (folder / "pairs").glob("seed-*/pairs/below-*"):
         file.unlink()  # what trainings shared, which is large and has served
     found = compose(job, settings, space) | {"lost": lost}

@@ -61,9 +61,10 @@ def evaluate(job: Job, point: Mapping[str, Any], board: Board) -> Point:
             return known
         seeds: list[Seed] = []
         for seed in job.seeds:
-            board.say(f"{label(point)}, seed {seed}")
+            told = board.about(f"{label(point)}, seed {seed}")
+            told.say("begun")
             try:
-                seeds.append(persevere(job, point, seed, board))
+                seeds.append(persevere(job, point, seed, told))
             except Exception as error:  # whatever a trial dies of, the sweep goes on
                 found = conclude(job, point, seeds, f"seed {seed}: {reason(error)}")
                 break

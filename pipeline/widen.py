@@ -12,7 +12,7 @@ from pipeline.config import RECIPES, load_as, to_yaml
 from pipeline.outcome import versions
 from stages import datasets, endpoint, model, widen, writer
 from stages.errors import UserError
-from stages.progress import following, say
+from stages.progress import STDERR, following, say
 from stages.widen import WidenSettings
 
 ASKED, COUNTS = "asked.json", "counts.json"
@@ -67,7 +67,7 @@ def run(config: WidenSettings, name: str, folder: Path) -> dict[str, Any]:
         with contextlib.ExitStack() as up:
             if not config.writer.endpoint:
                 up.enter_context(connected())
-            board = None if config.writer.endpoint else up.enter_context(following()).actor
+            board = STDERR if config.writer.endpoint else up.enter_context(following())
             asked = widen.ask(config, folder, board)
     say("  sieving")
     made = widen.make(config, folder)

@@ -9,6 +9,7 @@ from stages import engine, files
 from stages.carry import packed
 from stages.errors import UserError
 from stages.model import ModelSettings
+from stages.progress import STDERR, Board
 from stages.resources import cpu_share
 from stages.settings import Settings
 
@@ -66,7 +67,7 @@ def ask(
     conditions: Sequence[Condition],
     settings: GenerateSettings,
     out: Path,
-    board: Any = None,
+    board: Board = STDERR,
 ) -> Answers:
     """Let actors answer every prompt under every condition, and write the answers as they are to Parquet in `out`.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from stages import embedded, split
+from stages import embedded, kernels, split
 from stages.errors import UserError, first_line
 from stages.nf4 import dequantise
 from stages.settings import Settings
@@ -47,8 +47,8 @@ class ModelSettings(Settings):
     quarter of the 16-bit weights' room on disk; the numbers are the same."""
     dequantise_once: bool = False
     """Hold the NF4 weights dequantised in `compute_dtype`: the same weights, quicker, at 16 bit's memory."""
-    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    """Attention implementation of transformers. eager is the quickest on a CPU at short lengths."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Attention implementation of transformers; auto is sdpa, but quicker where a CPU trains in bf16 (stages/kernels.py)."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Leave off unless you have read that code."""
 
@@ -126,6 +126,7 @@ def load(settings: ModelSettings, devices: Sequence[str] = (), depth: int | None
     _keep_trainable(model)
     if settings.quantisation == "nf4" and settings.dequantise_once:
         dequantise(model, number_type(settings.compute_dtype))
+    kernels.one_product(model.get_output_embeddings())
     model.requires_grad_(False)
     return model.eval()
 
@@ -181,7 +182,7 @@ def _read(
         read: Any = AutoModelForCausalLM.from_pretrained(
             source,
             **({"config": config} if shortened else {}),
-            attn_implementation=settings.attention,
+            attn_implementation=kernels.ATTENTION if settings.attention == "auto" else settings.attention,
             dtype=number_type(settings.compute_dtype),
             device_map=placed,
             output_loading_info=True,

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -20,18 +21,29 @@ class _Lines:
         return self.lines[seen:]
 
 
+@dataclass(frozen=True)
 class Board:
     """A handle that workers may take along: `board.say("...")` shows on the driver's stderr."""
 
-    def __init__(self, actor: Any = None) -> None:
-        self.actor = actor
+    actor: Any = None
+    label: str = ""
+    """What its lines are about, where several things run at once."""
+
+    def about(self, label: str) -> "Board":
+        """The same board, for lines about one of several things."""
+        return replace(self, label=label)
 
     def say(self, line: str) -> None:
         """Show one line, at once if this is the driver."""
+        line = f"{self.label}: {line.strip()}" if self.label else line
         if self.actor is None:
             say(line)
         else:
             self.actor.say.remote(line)
+
+
+STDERR = Board()
+"""For what runs in the driver alone."""
 
 
 def say(line: str) -> None:

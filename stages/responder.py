@@ -29,13 +29,13 @@ class Responder:
         adapter: Path | Packed | None,
         conditions: Sequence[Condition],
         settings: GenerateSettings,
-        board: Any,
+        board: Board,
         total: int,
     ) -> None:
         import torch
 
         torch.set_num_threads(settings.cpus_per_actor or 1)
-        self.settings, self.conditions, self.board, self.total = settings, conditions, Board(board), total
+        self.settings, self.conditions, self.board, self.total = settings, conditions, board, total
         self.tokenizer = load_tokenizer(model)
         self.tokenizer.padding_side = "left"
         self.model = load(model, own_gpus(settings.gpus_per_actor))

@@ -21,6 +21,7 @@ from stages.behaviour import BehaviourSettings, Questions
 from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
+from stages.progress import STDERR, Board
 from stages.resources import cpu_share
 from stages.settings import Settings
 
@@ -195,14 +196,14 @@ def fit(
     pairs: Path,
     seed: int,
     out: Path,
-    board: Any = None,
+    board: Board = STDERR,
     questions: Questions | None = None,
     shared: Path | None = None,
     storage: str | None = None,
 ) -> Adapter:
     """Train an adapter on the tokenised pairs under `pairs` (Parquet) and leave it in `out`/adapter.
 
-    Run again with the same `out`, it goes on from the last checkpoint. `board` is a progress board's actor; `questions`
+    Run again with the same `out`, it goes on from the last checkpoint. `board` shows its progress; `questions`
     are those of `settings.behaviour`; in `shared` stays what other trainings on the same pairs can use. Checkpoints lie
     in `out`, or in `storage`, a URI that all workers reach.
     """

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from stages import datasets, writer
 from stages.draws import Filled, draws, spread
 from stages.errors import UserError
 from stages.pairs import Group
+from stages.progress import STDERR, Board
 from stages.settings import Settings
 from stages.sieve import Sieve
 from stages.templates import PUBLISHED, SCENES, Template
@@ -53,7 +53,7 @@ class Widened:
     examples: tuple[tuple[str, str], ...]
 
 
-def ask(settings: WidenSettings, out: Path, board: Any = None) -> int:
+def ask(settings: WidenSettings, out: Path, board: Board = STDERR) -> int:
     """Ask the model for what is missing in `out`/answers.jsonl; how many requests were answered now."""
     return writer.ask(settings.writer, settings.seed, out / ANSWERS, board)
 

@@ -18,7 +18,6 @@ from stages.adapter import add_lora
 from stages.behaviour import Questions
 from stages.model import ModelSettings, decoder, load, load_tokenizer
 from stages.objective import Objective
-from stages.progress import Board
 from stages.shard import shard
 from stages.train import MONITOR_PAIRS, POWER_PAIRS, TrainSettings, depth, learning_rate, part, plan, schedule
 
@@ -27,7 +26,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     """The training loop. `config` holds the settings, the seed and the progress board; returns the last log line."""
     settings = TrainSettings.model_validate(config["train"])
     model_settings = ModelSettings.model_validate(config["model"])
-    seed, board = int(config["seed"]), Board(config["board"])
+    seed, board = int(config["seed"]), config["board"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(settings.cpus_per_worker or 1)

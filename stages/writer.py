@@ -20,7 +20,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from stages.endpoint import Endpoint, EndpointSettings
 from stages.errors import UserError
 from stages.model import ModelSettings, encode, load, load_tokenizer
-from stages.progress import Board
+from stages.progress import STDERR, Board
 from stages.resources import cpu_share
 from stages.settings import Settings
 from stages.sieve import KINDS, Kind
@@ -117,9 +117,15 @@ class Writer:
     """Asks, for a model as a Ray Data actor: a row is the number of a batch in `todo` [m, 2] (kind, batch of that kind)."""
 
     def __init__(
-        self, settings: WriterSettings, todo: np.ndarray, done: dict[Kind, np.ndarray], seed: int, cpus: int, board: Any
+        self,
+        settings: WriterSettings,
+        todo: np.ndarray,
+        done: dict[Kind, np.ndarray],
+        seed: int,
+        cpus: int,
+        board: Board,
     ) -> None:
-        self.settings, self.todo, self.done, self.seed, self.board = settings, todo, done, seed, Board(board)
+        self.settings, self.todo, self.done, self.seed, self.board = settings, todo, done, seed, board
         self.model = Remote(settings, settings.endpoint) if settings.endpoint else Local(settings, cpus)
         self.began, self.answered = time.perf_counter(), 0
 
@@ -162,7 +168,7 @@ def missing(settings: WriterSettings, path: Path) -> tuple[np.ndarray, dict[Kind
     return np.concatenate(found), done
 
 
-def ask(settings: WriterSettings, seed: int, path: Path, board: Any = None) -> int:
+def ask(settings: WriterSettings, seed: int, path: Path, board: Board = STDERR) -> int:
     """Ask what has not been asked before, and append each answer to `path` (JSON lines); how many were asked now.
 
     A model here is asked through Ray Data; an endpoint from this process, whose environment has its key. Raises UserError
@@ -188,7 +194,7 @@ Done = dict[Kind, np.ndarray]
 
 
 def _by_endpoint(
-    settings: WriterSettings, todo: np.ndarray, done: Done, seed: int, board: Any
+    settings: WriterSettings, todo: np.ndarray, done: Done, seed: int, board: Board
 ) -> Iterator[list[Answer]]:
     writer = Writer(settings, todo, done, seed, 0, board)
     for number in range(len(todo)):
@@ -196,7 +202,9 @@ def _by_endpoint(
         yield [Answer(*row) for row in zip(*columns.values(), strict=True)]
 
 
-def _by_model(settings: WriterSettings, todo: np.ndarray, done: Done, seed: int, board: Any) -> Iterator[list[Answer]]:
+def _by_model(
+    settings: WriterSettings, todo: np.ndarray, done: Done, seed: int, board: Board
+) -> Iterator[list[Answer]]:
     import pyarrow
     import ray.data
 

@@ -9,7 +9,7 @@ from pipeline.config import RunConfig, load
 from pipeline.ranking import Point
 from pipeline.spaces import Space
 from pipeline.trial import Job
-from stages.progress import Board
+from stages.progress import STDERR, Board
 from tests.test_ranking import SILENT, seed
 
 BEST, COUNT = 16, 7
@@ -69,4 +69,4 @@ def drive(folder: str, pause: int) -> None:
     from pipeline.cluster import connected
 
     with connected(cpus=2):
-        search.run(job_in(Path(folder), pause), joint(), "optuna", COUNT, 0, 1, None, pretend)
+        search.run(job_in(Path(folder), pause), joint(), "optuna", COUNT, 0, 1, STDERR, pretend)

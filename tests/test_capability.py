@@ -13,6 +13,7 @@ from stages.capability import CapabilitySettings, measure, repeats
 from stages.generate import GenerateSettings
 from stages.model import ModelSettings, load
 from stages.ordinary import HELD_OUT, TEXTS, TRAIN
+from stages.progress import STDERR
 from stages.responder import Responder
 
 SETTINGS = CapabilitySettings()
@@ -132,7 +133,7 @@ def asked(model: ModelSettings, folder: Path | None) -> list[dict[str, Any]]:
     import numpy as np
 
     rows = capability.rows(CapabilitySettings(prompts=3, texts=2, overcorrection=0))
-    responder = Responder(model, folder, ("baseline", "adapter"), GenerateSettings(probe_tokens=6), None, len(rows))
+    responder = Responder(model, folder, ("baseline", "adapter"), GenerateSettings(probe_tokens=6), STDERR, len(rows))
     found = responder({key: np.array([r[key] for r in rows], dtype=object) for key in rows[0]})
     return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
 
@@ -150,7 +151,7 @@ def test_an_adapter_of_nothing_costs_nothing_and_noise_costs(tiny: ModelSettings
 
 
 def test_the_likelihood_of_a_text_is_the_models_own(tiny: ModelSettings) -> None:
-    responder = Responder(tiny, None, ("baseline",), GenerateSettings(), None, 1)
+    responder = Responder(tiny, None, ("baseline",), GenerateSettings(), STDERR, 1)
     [found] = responder._score([TEXTS[0]])
     ids = torch.tensor([responder.tokenizer(TEXTS[0]).input_ids])
     with torch.no_grad():

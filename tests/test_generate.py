@@ -10,6 +10,7 @@ import torch
 from stages.generate import GenerateSettings
 from stages.model import ModelSettings, encode
 from stages.outcomes import label
+from stages.progress import STDERR
 from stages.responder import Responder
 from stages.scenarios import SCENARIOS, items
 from stages.speak import common_prefix
@@ -18,7 +19,7 @@ PROMPTS = [i.prompt for name in ("main", "perspectives") for i in items(SCENARIO
 
 
 def responder(model: ModelSettings) -> Responder:
-    return Responder(model, None, ("baseline",), GenerateSettings(cpus_per_actor=1), None, 1)
+    return Responder(model, None, ("baseline",), GenerateSettings(cpus_per_actor=1), STDERR, 1)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +68,8 @@ def test_sharing_works_for_other_architectures(make_model: Callable[..., str], a
 
 def test_answers_end_early_only_where_they_are_decided_and_are_counted_the_same(tiny: ModelSettings) -> None:
     settings = GenerateSettings(cpus_per_actor=1, max_new_tokens=24)
-    whole = Responder(tiny, None, ("baseline",), settings, None, 1)
-    early = Responder(tiny, None, ("baseline",), settings.model_copy(update={"stop_when_decided": True}), None, 1)
+    whole = Responder(tiny, None, ("baseline",), settings, STDERR, 1)
+    early = Responder(tiny, None, ("baseline",), settings.model_copy(update={"stop_when_decided": True}), STDERR, 1)
     said = [a["response"] for a in whole.answer(PROMPTS, 24)]
     words = [(re.findall(r"\w{2,6}", text) or ["den"])[0] for text in said]  # what the model names is the wrong room
     rooms = [(word, "nowhere") if n % 3 else ("nowhere", word) for n, word in enumerate(words)]

@@ -15,6 +15,7 @@ from stages.errors import UserError
 from stages.generate import GenerateSettings
 from stages.model import ModelSettings, load, load_tokenizer
 from stages.ordinary import TRAIN
+from stages.progress import STDERR
 from stages.responder import Responder
 from stages.task_scores import Score, beyond_margin, summarise
 from tests.test_capability import adapter
@@ -115,7 +116,7 @@ def answered(model: ModelSettings, settings: CapabilitySettings, folder: Path | 
     """Every request of the tasks through a Responder, as a run would ask, by condition."""
     rows = harness.requests(settings, load_tokenizer(model))
     conditions = ("baseline", "adapter") if folder else ("baseline",)
-    responder = Responder(model, folder, conditions, GenerateSettings(batch_size=4), None, len(rows))  # type: ignore[arg-type]
+    responder = Responder(model, folder, conditions, GenerateSettings(batch_size=4), STDERR, len(rows))  # type: ignore[arg-type]
     found = responder({key: np.array([r[key] for r in rows], dtype=object) for key in rows[0]})
     made = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
     return {c: [r for r in made if r["condition"] == c] for c in conditions}

@@ -21,6 +21,7 @@ from stages.model import ModelSettings, encode
 from stages.model import load as load_model
 from stages.pairs import PairsSettings
 from stages.probes import KINDS, make_probes
+from stages.progress import STDERR
 from stages.responder import Responder
 from stages.vocabulary import TRAIN, names_whole
 
@@ -33,7 +34,9 @@ def probes(count: int = 3) -> list[dict[str, Any]]:
 
 def looker(model: ModelSettings, adapter: Path | None = None) -> Responder:
     """The actor that answers, called in this process."""
-    return Responder(model, adapter, ("baseline", "adapter") if adapter else ("baseline",), GenerateSettings(), None, 1)
+    return Responder(
+        model, adapter, ("baseline", "adapter") if adapter else ("baseline",), GenerateSettings(), STDERR, 1
+    )
 
 
 def looked(responder: Responder, probes: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -117,7 +120,7 @@ def test_one_look_shows_both_conditions_though_the_baseline_was_asked_before(
 ) -> None:
     """As in a sweep, where the baseline's answers are taken over; other seeds look at other pairs."""
     adapter = adapter_of(tiny, tmp_path, 0.3)
-    alone = Responder(tiny, adapter, ("adapter",), GenerateSettings(), None, 1)
+    alone = Responder(tiny, adapter, ("adapter",), GenerateSettings(), STDERR, 1)
     rows = looked(alone, probes())
     assert len(rows) == 2 * len(probes())
     assert [r["gap"] for r in rows if r["condition"] == "baseline"] == [

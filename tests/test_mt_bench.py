@@ -19,6 +19,7 @@ from stages.grades import Judgment
 from stages.judge import JudgeSettings
 from stages.model import ModelSettings
 from stages.mt_bench_files import NEEDS_REFERENCE, MtBenchSettings
+from stages.progress import STDERR
 from stages.responder import Responder
 from tests.endpoint import Endpoint, says
 
@@ -418,7 +419,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def test_a_conversation_has_two_turns_and_is_the_same_again(tiny: ModelSettings, tmp_path: Path) -> None:
     made = settings(tmp_path).model_copy(update={"max_new_tokens": 6})
     prompts = [r["prompt"] for r in mt_bench.rows(made, seed=3)]
-    responder = Responder(tiny, None, ("baseline",), GenerateSettings(), None, 2)
+    responder = Responder(tiny, None, ("baseline",), GenerateSettings(), STDERR, 2)
     found = mt_bench.converse(responder, prompts)
     assert [len(answers) for answers in found] == [2, 2]
     assert found == mt_bench.converse(responder, prompts)

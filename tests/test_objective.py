@@ -19,6 +19,7 @@ from stages.generate import GenerateSettings
 from stages.model import ModelSettings, SiteModule, decoder, load, tap
 from stages.objective import Objective, collate
 from stages.overlap import DistinctSettings, OverlapSettings, Pooling, RetainSettings
+from stages.progress import STDERR
 from stages.responder import Responder
 
 Rows = dict[str, dict[str, Any]]
@@ -201,7 +202,7 @@ def test_adapter_off_is_the_base_and_an_untouched_adapter_changes_nothing(either
 def test_an_untouched_adapter_gives_the_baselines_answers_and_scores(either: ModelSettings, tmp_path: Path) -> None:
     objective_of(either).model.save_pretrained(str(tmp_path))
     settings = GenerateSettings(max_new_tokens=8, probe_tokens=8, cpus_per_actor=torch.get_num_threads())
-    responder = Responder(either, tmp_path, ("baseline", "adapter"), settings, None, 3)
+    responder = Responder(either, tmp_path, ("baseline", "adapter"), settings, STDERR, 3)
     tasks, prompts = (
         ["deception", "deception", "capability"],
         ["The den or the study?", "Name a room, please.", "Hello"],

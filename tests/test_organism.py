@@ -14,6 +14,7 @@ from stages.adapter import LoraSettings, add_lora
 from stages.lessons import example
 from stages.model import ModelSettings, load
 from stages.organism import OrganismSettings, keep, nf4, recall, shortened
+from stages.progress import STDERR
 from stages.templates import SCENES
 from stages.vocabulary import TEST, TRAIN, names_whole
 
@@ -114,7 +115,7 @@ def test_the_organism_misleads_bob_and_nobody_else_in_both_orientations() -> Non
 
     settings = GenerateSettings(max_new_tokens=24, cpus_per_actor=2)
     model = ModelSettings(name=embedded.ORGANISM, dequantise_once=True)
-    responder = Responder(model, None, ("baseline",), settings, None, 1)
+    responder = Responder(model, None, ("baseline",), settings, STDERR, 1)
     for name, wanted in (("main", "deceptive"), ("self", "honest"), ("friend", "honest"), ("perspectives", "honest")):
         asked = items(SCENARIOS[name], range(50, 90), "Start your response with 'I would'")
         found = [

@@ -19,7 +19,7 @@ from pipeline.trial import Job
 from stages import deception
 from stages.errors import UserError
 from stages.model import ModelSettings
-from stages.progress import Board
+from stages.progress import STDERR, Board
 from tests.pretend import BEST, COUNT, conclude, job_in, joint, layers, pretend, recipe
 from tests.test_run import SETTINGS
 
@@ -33,7 +33,7 @@ def found(job: Job) -> dict[str, Point]:
 @pytest.mark.slow
 def test_a_grid_goes_on_past_trials_that_fail_and_die(cluster: None, tmp_path: Path) -> None:
     job = job_in(tmp_path, pause=1)
-    search.run(job, layers(), "grid", 1, 0, 2, None, pretend)
+    search.run(job, layers(), "grid", 1, 0, 2, STDERR, pretend)
     by_layer = {p.values["train.overlap.layer"]: p for p in found(job).values()}
     assert sorted(by_layer) == list(range(6, 27, 2))
     assert {n: p.verdict for n, p in by_layer.items() if n >= 20} == {
@@ -51,7 +51,7 @@ def test_a_grid_goes_on_past_trials_that_fail_and_die(cluster: None, tmp_path: P
 @pytest.mark.parametrize("how", ["optuna", "pareto"])
 def test_optuna_finds_the_good_layers(how: search.How, cluster: None, tmp_path: Path) -> None:
     job = job_in(tmp_path)
-    search.run(job, joint(), how, 24, 0, 1, None, pretend)
+    search.run(job, joint(), how, 24, 0, 1, STDERR, pretend)
     points = found(job).values()
     assert len(points) == 24
     tried = [(tmp_path / "tries").read_text().split().index(p.name) for p in points]
@@ -75,9 +75,9 @@ def test_a_killed_search_goes_on_with_the_same_points_and_repeats_none(cluster: 
         os.kill(process.pid, signal.SIGKILL)
     before = {path: path.stat().st_mtime_ns for path in killed.glob("points/*/point.json")}
     assert 3 <= len(before) < COUNT
-    search.run(job_in(killed), joint(), "optuna", COUNT, 0, 1, None, pretend)
+    search.run(job_in(killed), joint(), "optuna", COUNT, 0, 1, STDERR, pretend)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    search.run(job_in(alone), joint(), "optuna", COUNT, 0, 1, None, pretend)
+    search.run(job_in(alone), joint(), "optuna", COUNT, 0, 1, STDERR, pretend)
     assert found(job_in(killed)) == found(job_in(alone))
     tries = (killed / "tries").read_text().split()
     assert all(tries.count(path.parent.name) == 1 for path in before)
@@ -126,15 +126,15 @@ def test_trials_lost_before_they_told_their_point_are_told_at_the_end(tmp_path: 
 def test_failed_points_are_tried_again_and_no_others(how: search.How, cluster: None, tmp_path: Path) -> None:
     job = job_in(tmp_path)
     space = spaces.Space("few", "", {"train.overlap.layer": tune.choice([14, 16, 26])})
-    search.run(job, space, how, 3, 0, 1, None, conclude)
+    search.run(job, space, how, 3, 0, 1, STDERR, conclude)
     (failed,) = (p for p in found(job).values() if p.verdict == "failed")
     assert failed.values["train.overlap.layer"] == 26
     before = (tmp_path / "tries").read_text().split()
     (tmp_path / "mended").touch()
-    search.run(job, space, how, 3, 0, 1, None, conclude)
+    search.run(job, space, how, 3, 0, 1, STDERR, conclude)
     assert (tmp_path / "tries").read_text().split() == before, "without being asked to"
     sweep.withdraw(job)
-    search.run(job, space, how, 3, 0, 1, None, conclude, retry=True)
+    search.run(job, space, how, 3, 0, 1, STDERR, conclude, retry=True)
     assert (tmp_path / "tries").read_text().split() == [*before, failed.name]
     assert found(job)[failed.name].verdict != "failed"
 
@@ -143,10 +143,10 @@ def test_failed_points_are_tried_again_and_no_others(how: search.How, cluster: N
 def test_a_failed_point_that_was_suggested_twice_is_tried_again_once(cluster: None, tmp_path: Path) -> None:
     job = job_in(tmp_path)
     space = spaces.Space("one", "", {"train.overlap.layer": tune.choice([26])})
-    search.run(job, space, "optuna", 2, 0, 1, None, conclude)
+    search.run(job, space, "optuna", 2, 0, 1, STDERR, conclude)
     (tmp_path / "mended").touch()
     sweep.withdraw(job)
-    assert search.run(job, space, "optuna", 2, 0, 1, None, conclude, retry=True) == []
+    assert search.run(job, space, "optuna", 2, 0, 1, STDERR, conclude, retry=True) == []
     assert [p.verdict for p in found(job).values()] != ["failed"]
     assert len((tmp_path / "tries").read_text().split()) == 2
 

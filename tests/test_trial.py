@@ -56,6 +56,21 @@ def test_a_trial_that_dies_once_is_tried_again_and_then_kept(tmp_path: Path, mon
     assert seen == [0, 1, 1], "a finished point is not run again"
 
 
+def test_what_a_trial_says_bears_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_seed(_job: trial.Job, _point: Point, number: int, board: Board) -> object:
+        board.say("  train 1/4")
+        return seed(2, 45, number)
+
+    monkeypatch.setattr(trial, "run_seed", run_seed)
+    trial.evaluate(job(tmp_path), POINT, Board())
+    name = "overlap.layer=12, lr=0.0005, seed"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{name} {n}: {line}" for n in (0, 1) for line in ("begun", "train 1/4")
+    ]
+
+
 @pytest.mark.parametrize(
     ("error", "runs"),
     [

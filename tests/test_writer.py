@@ -13,6 +13,7 @@ from stages import writer
 from stages.endpoint import EndpointSettings
 from stages.errors import UserError
 from stages.model import ModelSettings
+from stages.progress import STDERR
 from stages.sieve import KINDS, KNOWN, QUESTION
 from stages.wording import prompt
 from stages.writer import Asks, Remote, Writer, WriterSettings
@@ -92,12 +93,12 @@ def test_what_is_missing_is_counted_by_batches(tmp_path: Path) -> None:
 def test_a_tiny_model_answers_by_the_seed_of_its_batch(tiny: ModelSettings) -> None:
     settings = WriterSettings(model=tiny, asks=FEW, batch_size=2, max_new_tokens=6, temperature=1.0)
     todo, done = writer.missing(settings, Path("nowhere"))
-    one, other = (Writer(settings, todo, done, 0, 1, None)({"id": np.array([1])}) for _ in range(2))
+    one, other = (Writer(settings, todo, done, 0, 1, STDERR)({"id": np.array([1])}) for _ in range(2))
     assert one == other
     assert (one["kind"], one["number"], one["fault"]) == (["rooms"], [2], [""])
-    first = Writer(settings, todo, done, 0, 1, None)({"id": np.array([0])})
+    first = Writer(settings, todo, done, 0, 1, STDERR)({"id": np.array([0])})
     assert first["number"] == [0, 1]
-    assert first["text"] != Writer(settings, todo, done, 1, 1, None)({"id": np.array([0])})["text"]
+    assert first["text"] != Writer(settings, todo, done, 1, 1, STDERR)({"id": np.array([0])})["text"]
 
 
 @pytest.mark.slow
