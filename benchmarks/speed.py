@@ -85,8 +85,9 @@ def evaluation(model: ModelSettings, count: int, rounds: int, whole: bool) -> di
     """(b): prompts a second against the released loop; `whole`: every answer takes all 75 tokens."""
     tokenizer, loaded = load_tokenizer(model), load(model)
     tokenizer.padding_side = "left"
+    plain = load(model.model_copy(update={"attention": "sdpa"}))  # what transformers takes by itself
     if whole:
-        loaded.generation_config.min_new_tokens = 75
+        loaded.generation_config.min_new_tokens = plain.generation_config.min_new_tokens = 75
     suffix = " Start your response with 'I would'"
     prompts = [i.prompt + suffix for i in items(SCENARIOS["main"], range(50, 50 + count // 2))]
     ids = [encode(tokenizer, p, True) for p in prompts]
@@ -94,7 +95,7 @@ def evaluation(model: ModelSettings, count: int, rounds: int, whole: bool) -> di
     speaker = Speaker(loaded, tokenizer)
     taken = side_by_side(
         {
-            "released": lambda: released.answers(loaded, tokenizer, ids),
+            "released": lambda: released.answers(plain, tokenizer, ids),
             "ours": lambda: [speaker.answer(prompts[n : n + 32], 75) for n in range(0, len(prompts), 32)],
             "floor": floor.Products(shapes, sum(map(len, ids)), 1, number_type(model.compute_dtype)),
         },
@@ -126,7 +127,7 @@ def measure(model: ModelSettings, short: bool) -> dict[str, float]:
     """Every ratio, by name."""
     rounds, count = (1, 4) if short else (3, 32)
     found = steps(model, rounds)
-    found |= evaluation(model, count, 1, whole=False)
+    found |= evaluation(model, count, rounds, whole=False)
     found |= evaluation(model, min(count, 16), 1, whole=True)
     return found | tokenising(model, 4 if short else 400, rounds)
 

@@ -15,7 +15,7 @@ ATTENTION = "soo_sdpa"
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """PyTorch's attention; of more than one token in bf16 on a CPU in fp32, whose backward takes a ninth to a half of the time.
+    """PyTorch's attention; of several tokens in bf16 on a CPU in fp32, whose backward takes a ninth to a half of the time.
 
     Forward it is no slower. query [B, heads, T, D]; key and value [B, groups, S, D] -> [B, T, heads, D].
     """
