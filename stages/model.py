@@ -48,7 +48,7 @@ class ModelSettings(Settings):
     dequantise_once: bool = False
     """Hold the NF4 weights dequantised in `compute_dtype`: the same weights, quicker, at 16 bit's memory."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention implementation of transformers; auto is sdpa, but quicker where a CPU trains in bf16 (stages/kernels.py)."""
+    """Attention implementation of transformers; auto is sdpa, but quicker on a CPU in bf16 (stages/kernels.py)."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Leave off unless you have read that code."""
 
