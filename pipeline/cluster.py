@@ -37,6 +37,8 @@ def connected(cpus: int | None = None) -> Iterator[None]:
         else:
             _stay_on_loopback()
             os.environ["RAY_AUTH_MODE"] = "disabled"  # nobody on another machine can reach it
+            # Two trials at once have more processes than Ray expects of so few cores, and it says so at length.
+            os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * (cpus or os.cpu_count() or 1)))
             with _hushed():
                 ray.init(
                     "local",
