@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from stages.batches import by_kind
 from stages.behaviour import Questions
 from stages.generate import Answers, Condition, GenerateSettings
 from stages.model import ModelSettings
@@ -18,7 +19,7 @@ from stages.pairs import PairsSettings, Prompts, make_rows
 from stages.progress import STDERR, Board
 from stages.responder import Responder
 from stages.tokenise import tokenise
-from stages.train import Adapter, TrainSettings, by_kind
+from stages.train import Adapter, TrainSettings
 from stages.worker import Loop
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import ladder, tracking
+from pipeline import ladder, placement, tracking
 from pipeline import run as runs
 from pipeline.artifacts import fingerprint, writable, write_json
 from pipeline.config import RunConfig, load, to_yaml, validated
 from pipeline.families import record_parent
-from stages import pairs, train
+from stages import pairs
+from stages.batches import plan
 from stages.errors import UserError
 from stages.model import count_layers
 from stages.progress import Board, following, say
@@ -112,7 +113,7 @@ def check(config: RunConfig, seeds: Sequence[int], folder: Path) -> int:
 
 def _steps(config: RunConfig) -> int:
     counts = count(pairs.rows(config.pairs, config.seed))
-    return train.plan(counts, config.train) // config.train.accumulation
+    return plan(counts, config.train) // config.train.accumulation
 
 
 def climb(config: RunConfig, seeds: Sequence[int], folder: Path, board: Board) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def command(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     uri = tracking.check(config.tracking, writable(folder.parent)) if config.tracking.enabled else None
     say(f"controls of {config.name}, seeds {' '.join(map(str, arguments.seeds))}, in {folder}")
     with connected(), following() as board:
-        runs.place(config)
+        placement.place(config)
         found = climb(config, arguments.seeds, folder, board)
     text = [ladder.table(found), "", ladder.verdict(found), "", f"figure  {folder / 'controls.png'}"]
     text += [f"folder  {folder}"]

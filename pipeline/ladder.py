@@ -10,9 +10,9 @@ from pipeline import outcome
 from pipeline.config import RunConfig
 from pipeline.report import is_organism, percent, result_split
 from stages import outcomes
+from stages.batches import tokens_seen
 from stages.comparison import Sample, compare, sample
 from stages.statistics import across_seeds, wilson
-from stages.train import tokens_seen
 
 Ladder = Mapping[str, Any]
 MEASURES: dict[str, outcomes.Label] = {"robust_deception": "deceptive", "robust_honesty": "honest"}

@@ -11,11 +11,11 @@ from pipeline.artifacts import Mark, fingerprint, runs_folder, shared, stage, wr
 from pipeline.config import RunConfig, deciding, to_yaml
 from stages import deception, generate, latent, pairs, train
 from stages.adapter import add_lora, check_adapter
+from stages.batches import plan
 from stages.behaviour import Questions
 from stages.errors import UserError
 from stages.model import count_layers, identity, outline, site
 from stages.progress import Board, say
-from stages.resources import cpu_share, fits, nodes
 from stages.rows import count
 from stages.scenarios import Item
 
@@ -32,7 +32,7 @@ def folder_of(config: RunConfig, runs: Path = RUNS) -> Path:
 
 def check(config: RunConfig, folder: Path) -> None:
     """Raise UserError for anything that would fail later: before any model is loaded or anything is written."""
-    train.plan(count(pairs.rows(config.pairs, config.seed)), config.train)
+    plan(count(pairs.rows(config.pairs, config.seed)), config.train)
     deception.select(config.deception)
     generate.check(config.generate)
     costs.check(config)
@@ -45,52 +45,6 @@ def check(config: RunConfig, folder: Path) -> None:
     top = layers - 1 if config.train.overlap.objective == "logit_kl" else layer
     add_lora(empty, config.train.lora, top, config.model.name)
     writable(folder)
-
-
-def place(config: RunConfig, trials: int = 1) -> RunConfig:
-    """The config for `trials` of it at once, each with its share of the CPUs. Needs a running Ray.
-
-    Raises UserError, before any model is loaded, for workers or actors that the cluster can never place.
-    """
-    shares = {}
-    for name, part in _parts(config).items():
-        try:
-            share = cpu_share(part.number * trials, part.cpus, part.gpus)
-        except UserError as error:
-            raise UserError(f"{name}{f', {trials} trials at once' if trials > 1 else ''}: {error}") from error
-        shares[name] = getattr(config, name).model_copy(update={part.field: share})
-    return config.model_copy(update=shares) if trials > 1 else config
-
-
-def room(config: RunConfig) -> int:
-    """Trials of it that the cluster can hold at once, at least 1. Needs a running Ray.
-
-    As many as there are GPUs for; without GPUs two a machine, of which one starts while the other computes.
-    """
-    cluster, parts = nodes(), list(_parts(config).values())
-    most = sum(node.cpus for node in cluster) if any(p.gpus for p in parts) else 2 * len(cluster)
-    found = 1
-    while found < most and all(fits(cluster, p.number * (found + 1), p.cpus or 1, p.gpus) for p in parts):
-        found += 1
-    return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Processes:
-    """The processes of a stage, what each is given of a machine, and the setting that has the CPUs."""
-
-    number: int
-    field: str
-    cpus: int | None
-    gpus: float
-
-
-def _parts(config: RunConfig) -> dict[str, Processes]:
-    train, generate = config.train, config.generate
-    return {
-        "train": Processes(train.workers, "cpus_per_worker", train.cpus_per_worker, train.gpus_per_worker),
-        "generate": Processes(generate.actors, "cpus_per_actor", generate.cpus_per_actor, generate.gpus_per_actor),
-    }
 
 
 def run(config: RunConfig, folder: Path, board: Board, known: Path | None = None) -> dict[str, Any]:

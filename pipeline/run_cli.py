@@ -47,7 +47,7 @@ def register(add: Callable[..., Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> tuple[Result, str]:
     """soo run"""
-    from pipeline import config, report, tracking
+    from pipeline import config, placement, report, tracking
     from pipeline import run as runs
     from pipeline.artifacts import read_mark, writable
     from pipeline.cluster import connected
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> tuple[Result, str]:
         say(f"  {override}")
     with connected(), following() as board:
         if read_mark(folder / "answers") is None:  # what is finished is scored again wherever it is
-            runs.place(settings)
+            placement.place(settings)
         found = runs.run(settings, folder, board)
     text = [
         report.table(found),

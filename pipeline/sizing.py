@@ -13,7 +13,8 @@ from pipeline import memory
 from pipeline.config import RunConfig
 from pipeline.devices import Device
 from pipeline.memory import Part
-from stages import capability, deception, pairs, train
+from stages import capability, deception, pairs
+from stages.batches import plan
 from stages.model import DTYPES, encode, load_tokenizer
 from stages.rows import count
 from stages.shapes import PUBLISHED, Shape, lora_weights, shape_of
@@ -58,7 +59,7 @@ def size(config: RunConfig, device: Device | None = None) -> Size:
     """The size of a run of this recipe on this device (none: any GPU)."""
     shape, number = shape_of(config.model), number_bytes(config, device)
     rows = functools.partial(pairs.rows, config.pairs, config.seed)
-    batches = train.plan(count(rows()), config.train)
+    batches = plan(count(rows()), config.train)
     length = longest(config, (t + p for r in rows() for t, p in ((r.self, r.self_prefix), (r.other, r.other_prefix))))
     asked = [i.prompt for i in deception.select(config.deception)]
     asked += [row["prompt"] for row in capability.rows(config.capability)]

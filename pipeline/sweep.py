@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
-from pipeline import ranking, search, spaces
+from pipeline import placement, ranking, search, spaces
 from pipeline import run as runs
 from pipeline import trial as trials
 from pipeline.artifacts import digest, fingerprint, writable, write_json
@@ -155,8 +155,8 @@ def run(
     folder = folder.absolute()
     trial_config = choosing(config, settings)
     tried = len(search.points(space, settings.search, settings.points, settings.search_seed)) or settings.points
-    concurrent = settings.concurrent or min(runs.room(trial_config), tried)
-    shared = runs.place(trial_config, concurrent)
+    concurrent = settings.concurrent or min(placement.room(trial_config), tried)
+    shared = placement.place(trial_config, concurrent)
     job = Job(folder, shared, settings.seeds, settings.retries, spaces.composites(space))
     how = (settings.search, settings.points, settings.search_seed, concurrent)
     _prepare(job, space, board)

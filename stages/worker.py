@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from stages import behaviour
 from stages.adapter import add_lora
+from stages.batches import MONITOR_PAIRS, POWER_PAIRS, batches, part
 from stages.behaviour import Questions
 from stages.model import ModelSettings, decoder, load, load_tokenizer
 from stages.objective import Objective
 from stages.shard import shard
-from stages.train import MONITOR_PAIRS, POWER_PAIRS, TrainSettings, depth, learning_rate, part, plan, schedule
+from stages.train import TrainSettings, depth, learning_rate
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
@@ -94,10 +95,9 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=False
         )
-        batches = plan({kind: len(ids) for kind, ids in kinds.items()}, settings)
-        whole = schedule(kinds, settings, batches, seed)
+        whole = batches(kinds, settings, seed)
         self.batches = [part(batch, settings, rank, world) for batch in whole]
-        self.steps = batches // settings.accumulation
+        self.steps = len(whole) // settings.accumulation
         self.questions, self.ended = questions, False
         self.tokenizer = load_tokenizer(model)
         self.tokenizer.padding_side = "left"  # to speak; what is trained on is padded by the objective

@@ -13,11 +13,12 @@ import torch
 
 from benchmarks.direct import Alone
 from stages.adapter import LoraSettings, add_lora
+from stages.batches import by_kind
 from stages.errors import UserError
 from stages.model import ModelSettings, decoder, load, site, tap, truncated
 from stages.overlap import OverlapSettings, RetainSettings, relative_distance
 from stages.tokenise import tokenise
-from stages.train import TrainSettings, by_kind
+from stages.train import TrainSettings
 
 Rows = dict[str, dict[str, Any]]
 HYBRID = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}

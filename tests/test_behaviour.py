@@ -8,11 +8,12 @@ import torch
 from benchmarks.direct import Alone
 from pipeline import run
 from pipeline.config import load
+from stages.batches import by_kind
 from stages.behaviour import BehaviourSettings, Questions, ends
 from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.scenarios import SCENARIOS, items
-from stages.train import TrainSettings, by_kind
+from stages.train import TrainSettings
 from stages.worker import Loop
 from tests.conftest import Rows
 from tests.test_train import SETTINGS

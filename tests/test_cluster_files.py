@@ -148,7 +148,7 @@ PROGRAM = """
 import json, sys, time
 from pipeline.cluster import connected
 from pipeline.config import load
-from pipeline.run import place
+from pipeline.placement import place
 import ray
 
 def gpu_nodes():

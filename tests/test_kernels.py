@@ -12,8 +12,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from benchmarks.direct import Alone
 from stages import kernels
 from stages.adapter import LoraSettings
+from stages.batches import by_kind
 from stages.model import ModelSettings, load
-from stages.train import by_kind
 from tests.test_train import SETTINGS, Rows
 
 
@@ -45,6 +45,35 @@ def test_attention_in_bf16_is_as_near_to_fp32_as_pytorchs_own(causal: bool) -> N
         assert a.dtype == torch.bfloat16
         assert (a - e).norm() <= 1.05 * (b - e).norm()
         assert (a - e).norm() < 0.02 * e.norm()
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "computed"),
+    [
+        (torch.bfloat16, 9, torch.float32),
+        (torch.bfloat16, 1, torch.bfloat16),  # a new token: its cache would be copied at every step
+        (torch.float32, 9, torch.float32),
+    ],
+)
+def test_attention_of_several_tokens_in_bf16_is_computed_in_fp32(
+    kind: torch.dtype, tokens: int, computed: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.dtype] = []
+
+    def spy(_module: Any, query: Tensor, *others: Any, **_options: Any) -> tuple[Tensor, None]:
+        seen.extend(t.dtype for t in (query, *others))
+        return query.transpose(1, 2), None
+
+    monkeypatch.setattr(kernels, "sdpa_attention_forward", spy)
+    made = [torch.zeros(1, 2, n, 16, dtype=kind) for n in (tokens, 9, 9)]
+    out, _ = kernels.attend(nn.Module(), made[0], made[1], made[2], torch.zeros(1, 1, tokens, 9, dtype=kind))
+    assert seen == [computed] * 4
+    assert out.dtype == kind
+
+
+def test_the_models_default_attention_is_ours(tiny: ModelSettings) -> None:
+    assert load(tiny.model_copy(update={"attention": "auto"})).config._attn_implementation == kernels.ATTENTION
+    assert load(tiny.model_copy(update={"attention": "sdpa"})).config._attn_implementation == "sdpa"
 
 
 def test_a_training_step_in_bf16_is_that_of_the_plain_kernels(tiny: ModelSettings, rows: Rows) -> None:

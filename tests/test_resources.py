@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline import run as runs
+from pipeline import placement
 from pipeline.config import load
-from pipeline.run import place, room
+from pipeline.placement import place, room
 from stages.errors import UserError
 from stages.resources import Node, cpu_share, share
 
@@ -78,7 +78,7 @@ def test_what_never_fits_is_one_line(
 def test_as_many_trials_at_once_as_there_is_room_for(
     monkeypatch: pytest.MonkeyPatch, cluster: list[Node], changes: list[str], expected: int
 ) -> None:
-    monkeypatch.setattr(runs, "nodes", lambda: cluster)
+    monkeypatch.setattr(placement, "nodes", lambda: cluster)
     assert room(load("default", changes)) == expected
 
 

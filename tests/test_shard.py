@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, multiprocessing
 
 from benchmarks.direct import Alone
+from stages.batches import by_kind, plan, shards
 from stages.behaviour import BehaviourSettings, Questions
 from stages.errors import UserError
 from stages.model import ModelSettings, decoder
-from stages.train import TrainSettings, by_kind, plan, shards
+from stages.train import TrainSettings
 from tests.test_behaviour import questions
 from tests.test_train import COUNTS, DROPPING, SETTINGS, distance, weights
 

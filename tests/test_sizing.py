@@ -13,10 +13,10 @@ from pipeline.cli import main
 from pipeline.config import RunConfig, load
 from pipeline.devices import GIB
 from stages import embedded
+from stages.batches import by_kind
 from stages.errors import UserError
 from stages.model import ModelSettings
 from stages.shapes import PUBLISHED, Shape, lora_weights, shape_of
-from stages.train import by_kind
 from stages.worker import Loop
 
 Rows = dict[str, dict[str, Any]]

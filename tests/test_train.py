@@ -13,10 +13,11 @@ from torch import Tensor
 
 from benchmarks.direct import Alone
 from stages.adapter import LoraSettings
+from stages.batches import by_kind, part, plan, schedule, shards
 from stages.errors import UserError
 from stages.model import ModelSettings, decoder, load, tap
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
-from stages.train import TrainSettings, by_kind, fit, learning_rate, part, plan, schedule, shards
+from stages.train import TrainSettings, fit, learning_rate
 from stages.worker import Loop
 
 Rows = dict[str, dict[str, Any]]

@@ -18,13 +18,14 @@ from pipeline.artifacts import write_json
 from pipeline.config import DamageSettings, TrackingSettings, load
 from pipeline.page import Text
 from stages.adapter import LoraSettings, add_lora
+from stages.batches import by_kind
 from stages.errors import UserError
 from stages.latent import at_site, reduce
 from stages.model import ModelSettings, decoder
 from stages.model import load as load_model
 from stages.outcomes import label, score, states_intent
 from stages.overlap import OverlapSettings, RetainSettings, overlap_mse, pool
-from stages.train import TrainSettings, by_kind
+from stages.train import TrainSettings
 from tests.conftest import Rows
 from tests.test_controls import made, results
 from tests.test_latent import adapter_of, looked, looker, probes
