@@ -14,6 +14,7 @@ GOALS: dict[str, tuple[str, float, bool]] = {
     "answers (75 tokens): released / ours": ("answers of 75 tokens: released / ours", 8, True),
     "answers (short): released / ours": ("short answers: released / ours", 2.5, True),
     "step: ours / floor": ("training step: ours / bare products", 1.5, False),
+    "step: ours / floor, the recipe's pairs": ("training step, the recipe's pairs: ours / bare products", 1.5, False),
     "step: band / floor": ("training step, band: ours / bare products", 1.5, False),
     "answers (short): ours / prefill floor": ("short answers: ours / bare products of the prefill", 2, False),
     "pairs: ours / bare tokenizer": ("pairs: ours / bare tokenizer", 1.5, False),

@@ -17,12 +17,13 @@ from stages.adapter import LoraSettings, add_lora
 from stages.model import ModelSettings, decoder, encode, load, load_tokenizer, number_type
 from stages.objective import Objective
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
-from stages.pairs import PairsSettings, make_rows
+from stages.pairs import Group, PairsSettings, make_rows
 from stages.scenarios import SCENARIOS, items
 from stages.speak import Speaker
 from stages.tokenise import tokenise
 
 PAIRS = 4
+SIDES = ("self_ids", "other_ids")
 Task = Callable[[], Any]
 
 
@@ -31,7 +32,7 @@ def trainer(model: ModelSettings, rows: Sequence[dict[str, Any]], layer: int, fi
     tuned = add_lora(load(model), LoraSettings(dropout=0, first_layer=first), layer, model.name)
     pad = load_tokenizer(model).pad_token_id
     objective = Objective(tuned, pad, OverlapSettings(layer=layer), RetainSettings(weight=0), DistinctSettings())
-    objective.learn_below(rows)
+    objective.learn_shortcuts(rows)
     optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=1e-4)
 
     def step() -> None:
@@ -52,31 +53,42 @@ def released_trainer(model: ModelSettings, texts: Sequence[tuple[str, str]]) -> 
     return lambda: released.step(tuned, optimizer, ours, theirs)
 
 
+def pairs(model: ModelSettings, group: Group, chat: bool) -> list[dict[str, Any]]:
+    """Four pairs of a group of templates, tokenised."""
+    made = [r for r in make_rows(PairsSettings(templates=(group,), fills=26), 0) if r.kind == "overlap"]
+    return tokenise([vars(r) for r in made[:: len(made) // PAIRS][:PAIRS]], model, chat)
+
+
 def steps(model: ModelSettings, rounds: int) -> dict[str, float]:
-    """(a) and (c): a step as released, ours at two thirds of the depth, ours with a band of a quarter, and their floors."""
-    made = [r for r in make_rows(PairsSettings(templates=("published",), fills=26), 0) if r.kind == "overlap"]
-    chosen = made[:: len(made) // PAIRS][:PAIRS]
-    rows = tokenise([vars(r) for r in chosen], model, chat=False)
+    """(a) and (c): a step as released, ours at two thirds of the depth, ours with a band of a quarter, and their floors.
+
+    On the published pairs as they are; and ours on pairs as the default recipe has them, in-scene and in the chat template.
+    """
+    rows, scenes = pairs(model, "published", False), pairs(model, "scenes", True)
     depth = len(decoder(load(model)).layers)
     layer = round(2 / 3 * depth)
     band = layer - max(1, depth // 4) + 1
     whole, tuned = trainer(model, rows, layer, 0)
-    part, _ = trainer(model, rows, layer, band)
-    tokens = sum(len(r["self_ids"]) + len(r["other_ids"]) for r in rows)
+    longer, _ = trainer(model, scenes, layer, 0)
+    part, banded = trainer(model, rows, layer, band)
     dtype = number_type(model.compute_dtype)
+    lengths, lengths_of_scenes = ([len(r[s]) for r in of for s in SIDES] for of in (rows, scenes))
     tasks: dict[str, Task] = {
-        "released": released_trainer(model, [(r.self, r.other) for r in chosen]),
+        "released": released_trainer(model, [(r["self"], r["other"]) for r in rows]),
         "ours": whole,
+        "scenes": longer,
         "band": part,
-        "floor": floor.Products(floor.linears(tuned, 0, layer), tokens, 2, dtype),
-        "band floor": floor.Products(floor.linears(tuned, band, layer), tokens, 2, dtype),
+        "floor": floor.step(tuned, 0, layer, lengths, dtype),
+        "scenes' floor": floor.step(tuned, 0, layer, lengths_of_scenes, dtype),
+        "band's floor": floor.step(banded, band, layer, lengths, dtype),
     }
     taken = side_by_side(tasks, rounds)
     return {
         "step: released / ours": taken["released"] / taken["ours"],
         "step: ours / floor": taken["ours"] / taken["floor"],
+        "step: ours / floor, the recipe's pairs": taken["scenes"] / taken["scenes' floor"],
         "step: released / ours, band of a quarter": taken["released"] / taken["band"],
-        "step: band / floor": taken["band"] / taken["band floor"],
+        "step: band / floor": taken["band"] / taken["band's floor"],
         "step: ours, seconds": taken["ours"],
     }
 

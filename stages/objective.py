@@ -13,12 +13,12 @@ from stages import overlap
 from stages.adapter import lowest_lora_layer
 from stages.below import Below
 from stages.errors import UserError
-from stages.model import decoder, site, tap, truncated
+from stages.forward import Forward, same
+from stages.model import decoder, site
+from stages.once import Once
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
 
 Row = Mapping[str, Any]
-SAME = 1e-4
-"""Relative squared distance up to which activations count as the same: what bf16 rounding alone may make of them."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,6 @@ def collate(prompts: Sequence[Sequence[int]], pad_id: int, pad_to: int | None = 
     return ids, mask
 
 
-def _same(kept: Pass, straight: Pass) -> bool:
-    return bool(overlap.relative_distance(kept.acts[kept.mask.bool()], straight.acts[straight.mask.bool()]) < SAME)
-
-
 class Objective:
     """The training objective of a PeftModel, with the base model's references of the rows that it was told of."""
 
@@ -84,68 +80,87 @@ class Objective:
         self.whole = overlap.objective != "activation_mse" or retain.kl_weight > 0
         self.depth = self.layer + 1 if shortcuts and not self.whole else len(decoder(model).layers)
         counted = overlap.padding == "counted"  # then what stands in the padding matters too
-        self.below = Below(model, min(lowest_lora_layer(model), self.layer) if shortcuts and not counted else 0)
-        self.references: dict[str, Reference] = {}
+        self.shortcuts = shortcuts and not counted
+        self.runner = Forward(model)
+        self.below = Below(self.runner, min(lowest_lora_layer(model), self.layer) if self.shortcuts else 0)
+        self.rows: dict[str, Row] = {}
+        self.references: Once[str, Reference] = Once(self._base)
         self.power = torch.tensor(1.0)
 
     def forward(self, prompts: Sequence[Sequence[int]]) -> Pass:
         """Run the prompts up to the site, or through the whole model where logits are needed or no shortcut is taken."""
         device = next(self.model.parameters()).device
         ids, mask = (t.to(device) for t in collate(prompts, self.pad_id, self.overlap.pad_to))
-        body = decoder(self.model)
         start = self.below.inputs(prompts, ids)
-        with tap(self.site) as seen, truncated(self.model, self.depth, self.below.floor):
-            hidden = body(**start, use_cache=False).last_hidden_state
+        acts, hidden = self.runner.run(start, [len(p) for p in prompts], self.site, self.depth, self.below.floor)
         if self.overlap.padding == "counted":
             mask = torch.ones_like(mask)
-        place = seen[0].device  # the model may be split: what is computed from here on is computed here
-        return Pass(seen[0], mask.to(place), hidden.to(place) if self.whole else None)
+        place = acts.device  # the model may be split: what is computed from here on is computed here
+        return Pass(acts, mask.to(place), hidden.to(place) if self.whole else None)
 
     @torch.no_grad()
-    def learn_below(self, rows: Sequence[Row], shared: Path | None = None, model: str = "") -> None:
-        """Keep what the layers below the adapter make of `rows`, if starting from there gives the same at the site.
+    def learn_shortcuts(self, rows: Sequence[Row], shared: Path | None = None, model: str = "") -> None:
+        """Take of the shortcuts those that give the same at the site on some of `rows`: what does not is left.
 
-        An architecture in which it does not, as one that scales whatever embeddings it is given, runs from the bottom. In
-        the folder `shared` it is kept for other trainings of the same `model` on the same rows, as a sweep's trials are.
+        Prompts are laid end to end instead of padded; and what the layers below the adapter make of `rows`, which best come
+        in the order of their use, is computed once. An architecture that scales whatever embeddings it is given runs from
+        the bottom. In the folder `shared` it is kept for other trainings of the same `model` on the same rows, as a sweep's
+        trials are.
         """
-        if not self.below.floor:
+        prompts = sorted((p for r in rows for p in (r["self_ids"], r["other_ids"]) if len(p)), key=len)
+        if not self.shortcuts or not prompts:
             return
-        prompts = [p for r in rows for p in (r["self_ids"], r["other_ids"]) if len(p)]
+        if self.overlap.pad_to is None:
+            several = [prompts[-1], prompts[0], prompts[len(prompts) // 2]]
+            ids = collate(several, self.pad_id)[0].to(next(self.model.parameters()).device)
+            self.runner.learn_end_to_end(ids, [len(p) for p in several], self.site, self.depth)
+        if self.below.floor:
+            self._learn_below(
+                [tuple(p) for r in rows for p in (r["self_ids"], r["other_ids"]) if len(p)], shared, model
+            )
+
+    def _learn_below(self, prompts: Sequence[tuple[int, ...]], shared: Path | None, model: str) -> None:
         shortest = sorted(prompts, key=len)[:2]
-        kept = self.forward(shortest)
+        lengths = [len(p) for p in shortest]
+        kept = self.forward(shortest).acts
         floor, self.below.floor = self.below.floor, 0
-        straight = self.forward(shortest)
-        self.below.kept.clear()
-        if not _same(kept, straight):
+        straight = self.forward(shortest).acts
+        self.below.forget()
+        if not same(kept, straight, lengths):
             return
         self.below.floor = floor
         if shared is None:
-            self.below.keep(prompts)
+            self.below.kept.name(prompts)
         else:
             file = self.below.share(prompts, shared, model)
-            if not _same(self.forward(shortest), straight):
-                self.below.kept.clear()
+            if not same(self.forward(shortest).acts, straight, lengths):
+                self.below.forget()
                 raise RuntimeError(f"{file} is not what this model makes of its prompts: remove it")
 
-    @torch.no_grad()
-    def learn_base(self, rows: Sequence[Row], power_rows: Sequence[Row], batch: int = 16) -> None:
-        """Keep the base model's vectors of `rows`, and its activation power over both sides of `power_rows`.
-
-        Computed once, in the given order and in fixed batches, so that a resumed run has the same to the last bit.
+    def learn_base(self, rows: Sequence[Row], power_rows: Sequence[Row]) -> None:
+        """Take the base model's activation power over both sides of `power_rows`, and hear of which rows its vectors will
+        be needed: in the order of their use, best, as they are computed when they are.
         """
-        sums: list[Tensor] = []
-        keep = {row["pair_id"] for row in rows}
-        every = [*rows, *(r for r in power_rows if r["pair_id"] not in keep)]
-        counted = {r["pair_id"] for r in power_rows}
+        self.rows |= {row["pair_id"]: row for row in (*power_rows, *rows)}
+        found = self._base([row["pair_id"] for row in power_rows])
+        if found:
+            self.power = torch.stack([overlap.power(side) for r in found for side in (r.ours, r.theirs)]).mean()
+        self.references.name(row["pair_id"] for row in rows)
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Compute what a step on these rows takes from the base model, as far as that was not done yet."""
+        if self.below.floor:
+            self.below.kept([tuple(p) for r in rows for p in (r["self_ids"], r["other_ids"]) if len(p)])
+        self.rows |= {r["pair_id"]: r for r in rows}
+        self.references([r["pair_id"] for r in rows if r["kind"] != "overlap"])
+
+    @torch.no_grad()
+    def _base(self, ids: Sequence[str]) -> list[Reference]:
+        """What the base model makes of rows."""
+        if not ids:
+            return []
         with self.model.disable_adapter():
-            for start in range(0, len(every), batch):
-                part = every[start : start + batch]
-                for row, found in zip(part, self._observe(part), strict=True):
-                    if row["pair_id"] in keep:
-                        self.references[row["pair_id"]] = found
-                    if row["pair_id"] in counted:
-                        sums += [overlap.power(found.ours), overlap.power(found.theirs)]
-        self.power = torch.stack(sums).mean() if sums else self.power
+            return self._observe([self.rows[i] for i in ids])
 
     def _observe(self, rows: Sequence[Row]) -> list[Reference]:
         """Site vectors of each row's sides, and the log-probs behind its last token if the KL term wants them."""
@@ -174,6 +189,7 @@ class Objective:
 
     def terms(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """The unweighted terms of a batch, and `loss`, their weighted sum. All scalars."""
+        self.prepare(rows)
         pairs = [r for r in rows if r["kind"] == "overlap"]
         kept = [r for r in rows if r["kind"] == "retain"]
         controls = [r for r in rows if r["kind"] == "name_control"]
@@ -217,7 +233,7 @@ class Objective:
         return distance / self.power if self.overlap.relative else distance
 
     def _retain(self, kept: Sequence[Row], seen: Pass) -> dict[str, Tensor]:
-        base = [self.references[r["pair_id"]] for r in kept]
+        base = self.references([r["pair_id"] for r in kept])
         now = overlap.pool(seen.acts, seen.mask, self.overlap.pooling)
         found = {"retain": F.mse_loss(now, torch.cat([b.ours for b in base])) / self.power}
         if self.retain.kl_weight:
@@ -227,7 +243,7 @@ class Objective:
 
     def _distinct(self, controls: Sequence[Row], ours: Pass, theirs: Pass) -> Tensor:
         """Over name-control pairs and neighbouring prompts. Pooled by mean where the pooling keeps every token."""
-        base = [self.references[r["pair_id"]] for r in controls]
+        base = self.references([r["pair_id"] for r in controls])
         how = self.overlap.pooling if self.overlap.pooling in ("last", "mean") else "mean"
         a, b = overlap.pool(ours.acts, ours.mask, how), overlap.pool(theirs.acts, theirs.mask, how)
         base_a, base_b = (torch.stack([t.float().mean(0) for t in side]) for side in
@@ -242,7 +258,7 @@ class Objective:
     def monitor(self, controls: Sequence[Row]) -> dict[str, float]:
         """The site on name-control pairs against the base model: 1 = as in the base, near 0 = collapsed."""
         self.model.eval()  # without dropout; a training step goes back to training mode itself
-        now, base = self._observe(controls), [self.references[r["pair_id"]] for r in controls]
+        now, base = self._observe(controls), self.references([r["pair_id"] for r in controls])
 
         def measures(found: Sequence[Reference]) -> dict[str, Tensor]:
             ours, theirs = (torch.stack([t.float().mean(0) for t in s]) for s in

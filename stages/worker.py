@@ -93,7 +93,7 @@ class Loop:
         self.model.train()
         self.weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=False
+            self.weights.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         whole = batches(kinds, settings, seed)
         self.batches = [part(batch, settings, rank, world) for batch in whole]
@@ -110,26 +110,28 @@ class Loop:
             settings.shortcuts,
         )
         self.monitored = [rows[i] for i in kinds["name_control"][:MONITOR_PAIRS]]
-        own = {i for batch in (whole if sharded else self.batches) for i in batch}  # shards: all workers run the same
-        needed = {i for i in own if rows[i]["kind"] != "overlap"}
-        used = own | {row["pair_id"] for row in self.monitored}
-        self.objective.learn_below([row for i, row in rows.items() if i in used], shared, repr(model))
-        self.objective.learn_base(
-            [rows[i] for i in rows if i in needed or rows[i] in self.monitored],
-            [rows[i] for i in kinds["overlap"][:POWER_PAIRS]],
-        )
+        power = kinds["overlap"][:POWER_PAIRS]
+        watched = [row["pair_id"] for row in self.monitored]
+        own = [i for batch in (whole if sharded else self.batches) for i in batch]  # shards: all workers run the same
+        used = [rows[i] for i in dict.fromkeys([*power, *watched, *own])]  # in this order they are needed
+        self.objective.learn_shortcuts(used, shared, repr(model))
+        self.objective.learn_base([r for r in used if r["kind"] != "overlap"], [rows[i] for i in power])
+        if sharded:
+            self.objective.prepare(used)  # a worker alone cannot compute anything later
         self.step, self.log = 0, []  # type: tuple[int, list[dict[str, float]]]
         self._resume()
 
     def advance(self) -> dict[str, float]:
         """One optimizer step; its log line."""
+        n = self.settings.accumulation
+        steps = [[self.rows[i] for i in batch] for batch in self.batches[self.step * n : (self.step + 1) * n]]
+        self.objective.prepare([row for rows in steps for row in rows])
         began = time.perf_counter()
         torch.manual_seed(self.seed * 1_000_003 + self.step * 1_009 + self.rank)  # dropout: replayable from any step
         self.model.train()
         sums: dict[str, float] = {}
-        n = self.settings.accumulation
-        for batch in self.batches[self.step * n : (self.step + 1) * n]:
-            terms = self.objective.terms([self.rows[i] for i in batch])
+        for rows in steps:
+            terms = self.objective.terms(rows)
             (terms["loss"] / n).backward()
             for key, value in terms.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach()) / n

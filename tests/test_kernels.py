@@ -16,6 +16,9 @@ from stages.batches import by_kind
 from stages.model import ModelSettings, load
 from tests.test_train import SETTINGS, Rows
 
+MODULE: Any = SimpleNamespace(num_key_value_groups=2, is_causal=True)
+"""What attention asks of the module that calls it."""
+
 
 def attended(function: Any, kind: torch.dtype, causal: bool) -> list[Tensor]:
     """Output and gradients of an attention on fixed numbers: two prompts of nine tokens, one padded on the left."""
@@ -25,7 +28,7 @@ def attended(function: Any, kind: torch.dtype, causal: bool) -> list[Tensor]:
     if not causal:
         mask = torch.ones(2, 1, 9, 9, dtype=torch.bool).tril()
         mask[1, :, 3:, :3] = False
-    out, _ = function(SimpleNamespace(num_key_value_groups=2, is_causal=True), *inputs, mask, scaling=0.25)
+    out, _ = function(MODULE, *inputs, mask, scaling=0.25)
     out.float().square().sum().backward()
     return [out, *(t.grad for t in inputs if t.grad is not None)]
 

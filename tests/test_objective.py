@@ -221,9 +221,10 @@ def test_references_are_computed_once_and_retain_starts_at_0(either: ModelSettin
     objective = objective_of(either, retain=RetainSettings(weight=1, kl_weight=1))
     batch = mixed(rows)
     objective.learn_base([r for r in batch if r["kind"] != "overlap"], of_kind(rows, "overlap"))
-    assert set(objective.references) == {r["pair_id"] for r in batch if r["kind"] != "overlap"}
-    kept = {key: found.ours.clone() for key, found in objective.references.items()}
+    assert objective.references.values == {}, "nothing is computed before it is needed"
     before = objective.terms(batch)
+    assert set(objective.references.values) == {r["pair_id"] for r in batch if r["kind"] != "overlap"}
+    kept = {key: found.ours.clone() for key, found in objective.references.values.items()}
     for term in ("retain", "retain_kl", "distinct"):
         assert before[term].item() == pytest.approx(0, abs=1e-6), term
     perturb(objective)
@@ -232,9 +233,9 @@ def test_references_are_computed_once_and_retain_starts_at_0(either: ModelSettin
     assert len(passes) == 1
     for term in ("retain", "retain_kl", "distinct"):
         assert after[term].item() > 1e-4, term
-    assert all(torch.equal(objective.references[key].ours, kept[key]) for key in kept)
-    objective.learn_base([r for r in batch if r["kind"] != "overlap"], of_kind(rows, "overlap"))
-    assert all(torch.equal(objective.references[key].ours, kept[key]) for key in kept)  # adapter off, wherever it is
+    assert all(torch.equal(objective.references.values[key].ours, kept[key]) for key in kept)
+    anew = objective._base(list(kept))  # adapter off, wherever it is
+    assert all(torch.equal(found.ours, ours) for found, ours in zip(anew, kept.values(), strict=True))
     weighted = after["overlap"] + after["retain"] + after["retain_kl"] + after["distinct"]
     assert after["loss"].item() == pytest.approx(weighted.item(), rel=1e-6)
 
@@ -275,7 +276,7 @@ def test_the_monitor_looks_without_dropout(tiny: ModelSettings, rows: Rows) -> N
 
 
 def objective_power(objective: Objective) -> float:
-    return float(torch.cat([r.ours for r in objective.references.values()]).pow(2).mean())
+    return float(torch.cat([r.ours for r in objective.references.values.values()]).pow(2).mean())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -362,7 +363,7 @@ def banded(model: ModelSettings, site: OverlapSettings = SITE) -> Objective:
 def test_layers_below_the_band_are_computed_once_and_change_nothing(either: ModelSettings, rows: Rows) -> None:
     kept, straight = banded(either), banded(either)
     straight.below.floor = 0
-    kept.learn_below(mixed(rows))
+    kept.learn_shortcuts(mixed(rows))
     assert kept.below.floor == 1
     for objective in (kept, straight):
         perturb(objective)
@@ -387,21 +388,24 @@ def test_what_is_below_is_shared_to_the_last_bit_and_checked(
     tiny_nf4: ModelSettings, rows: Rows, tmp_path: Path
 ) -> None:
     first, second, alone, other = (banded(tiny_nf4) for _ in range(4))
-    first.learn_below(mixed(rows), tmp_path, "model")
+    first.learn_shortcuts(mixed(rows), tmp_path, "model")
     (file,) = tmp_path.glob("below-*")
     made = file.stat().st_mtime_ns
     with tap(decoder(second.model).layers[0]) as passes:
-        second.learn_below(mixed(rows), tmp_path, "model")
+        second.learn_shortcuts(mixed(rows), tmp_path, "model")
     assert len(passes) == 2, "only the two prompts it is checked by run from the bottom"
     assert file.stat().st_mtime_ns == made
-    alone.learn_below(mixed(rows))
-    for prompt, states in alone.below.kept.items():
-        assert torch.equal(states, first.below.kept[prompt])
-        assert torch.equal(states, second.below.kept[prompt])
+    alone.learn_shortcuts(mixed(rows))
+    assert alone.below.kept.values == {}, "what is not shared is computed when it is needed"
+    alone.prepare(mixed(rows)[::-1])
+    assert len(alone.below.kept.values) == len(first.below.kept.values) == 14
+    for prompt, states in alone.below.kept.values.items():
+        assert torch.equal(states, first.below.kept.values[prompt])
+        assert torch.equal(states, second.below.kept.values[prompt])
     save_file({"states": load_file(file)["states"] + 1}, file)
     with pytest.raises(RuntimeError, match="is not what this model makes"):
-        other.learn_below(mixed(rows), tmp_path, "model")
-    other.learn_below(mixed(rows)[:4], tmp_path, "model")
+        other.learn_shortcuts(mixed(rows), tmp_path, "model")
+    other.learn_shortcuts(mixed(rows)[:4], tmp_path, "model")
     assert len(list(tmp_path.glob("below-*"))) == 2, "other prompts, another file"
 
 
@@ -413,7 +417,7 @@ def test_a_model_that_cannot_start_in_the_middle_runs_from_the_bottom(tiny: Mode
         return (), given | ({"inputs_embeds": 2 * given["inputs_embeds"]} if "inputs_embeds" in given else {})
 
     decoder(objective.model).register_forward_pre_hook(scale, with_kwargs=True)
-    objective.learn_below(mixed(rows))
+    objective.learn_shortcuts(mixed(rows))
     assert objective.below.floor == 0
     assert objective.terms(mixed(rows)[:2])["loss"].requires_grad
 
@@ -424,7 +428,7 @@ def test_other_architectures_start_in_the_middle(make_model: Callable[..., str],
         name=make_model(architecture), attention="eager", quantisation="none", compute_dtype="float32"
     )
     objective = banded(settings)
-    objective.learn_below(mixed(rows))
+    objective.learn_shortcuts(mixed(rows))
     assert objective.below.floor == 1
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.direct import Alone
+from stages import once, worker
 from stages.adapter import LoraSettings
 from stages.batches import by_kind, part, plan, schedule, shards
 from stages.errors import UserError
@@ -154,6 +155,7 @@ def test_a_training_without_shortcuts_is_the_same_training(either: ModelSettings
     quick, plain = start(either, rows, banded), start(either, rows, banded.model_copy(update={"shortcuts": False}))
     assert (quick.objective.below.floor, plain.objective.below.floor) == (1, 0)
     assert (len(decoder(quick.model).layers), len(decoder(plain.model).layers)) == (3, 4)
+    plain.objective.prepare(list(rows.values()))
     top, bottom = (decoder(plain.model).layers[n] for n in (-1, 0))
     with tap(top) as above, tap(bottom) as below:
         expected = advanced(plain, 3)
@@ -172,22 +174,46 @@ def test_one_seed_gives_one_adapter_to_the_last_bit(tiny_nf4: ModelSettings, row
     assert distance(first, other) > 0.1
 
 
+@pytest.mark.parametrize("first_layer", [0, 1])
 def test_a_resumed_training_is_an_uninterrupted_one_to_the_last_bit(
-    tiny_nf4: ModelSettings, rows: Rows, tmp_path: Path
+    tiny_nf4: ModelSettings, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_layer: int
 ) -> None:
-    whole = start(tiny_nf4, rows, DROPPING)
+    monkeypatch.setattr(
+        worker, "POWER_PAIRS", 1
+    )  # so that most is computed later, of which a resumed training is in need
+    model = tiny_nf4.model_copy(update={"attention": "auto"})
+    settings = DROPPING.model_copy(update={"lora": LoraSettings(dropout=0.2, first_layer=first_layer)})
+    whole = start(model, rows, settings)
     expected = advanced(whole, 4)
-    first = start(tiny_nf4, rows, DROPPING)
+    first = start(model, rows, settings)
+    assert first.objective.runner.end_to_end
     first.log += advanced(first, 2)
     first.save(tmp_path)
     torch.manual_seed(99)
-    second = start(tiny_nf4, rows, DROPPING)
+    second = start(model, rows, settings)
     second.restore(tmp_path)
     assert (second.step, second.log) == (2, expected[:2])
     assert advanced(second, 2) == expected[2:]
     assert all(torch.equal(w, weights(second)[n]) for n, w in weights(whole).items())
     for ours, theirs in zip(whole.optimizer.state.values(), second.optimizer.state.values(), strict=True):
         assert all(torch.equal(ours[key], theirs[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+
+
+def test_the_first_step_waits_for_no_more_than_it_needs(
+    tiny: ModelSettings, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "POWER_PAIRS", 1)
+    monkeypatch.setattr(worker, "MONITOR_PAIRS", 1)
+    monkeypatch.setattr(once, "GROUP", 4)
+    loop = start(tiny, rows, SETTINGS.model_copy(update={"lora": LoraSettings(first_layer=1)}))
+    known = (loop.objective.below.kept, loop.objective.references)
+    named = [len(of.groups) for of in known]
+    computed = []
+    for _ in range(4):
+        loop.advance()
+        computed.append([len(of.values) for of in known])
+    assert computed[0][0] < computed[1][0] < computed[-1][0] == named[0]
+    assert computed[0][1] < computed[-1][1] == named[1]
 
 
 def test_a_checkpoint_holds_no_pickle(tiny: ModelSettings, rows: Rows, tmp_path: Path) -> None:

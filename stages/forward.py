@@ -1,0 +1,68 @@
+"""One pass of prompts through some of a decoder's layers, with what it made at one place."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages import kernels, overlap
+from stages.endtoend import EndToEnd
+from stages.model import decoder, tap, truncated
+
+SAME = 1e-4
+"""Relative squared distance up to which activations count as the same: what bf16 rounding alone may make of them."""
+
+
+WORTH = 0.9
+"""Share of real tokens in a padded batch from which on padding costs less than moving tokens about for attention."""
+
+
+class Forward:
+    """Runs a model's decoder; prompts of uneven length end to end, once that was seen to give the same."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.end_to_end = False
+
+    def run(
+        self, inputs: Tensor, lengths: Sequence[int], at: nn.Module, depth: int, floor: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Layers `floor`..`depth` - 1 on token ids [B, L] or hidden states [B, L, H], padded on the right.
+
+        Returns the output of the module `at` and the last hidden states, [B, L, H] both; what stands in the padding is
+        of no meaning.
+        """
+        line = None
+        if self.end_to_end and sum(lengths) < WORTH * inputs.shape[0] * inputs.shape[1]:
+            line = EndToEnd(lengths, inputs.device)
+        return self._run(inputs, line, at, depth, floor)
+
+    def _run(
+        self, inputs: Tensor, line: EndToEnd | None, at: nn.Module, depth: int, floor: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        name = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
+        given: dict[str, Any] = {name: inputs}
+        if line is not None:
+            given = {name: line.row(inputs), "position_ids": line.positions, "end_to_end": line}
+        with tap(at) as seen, truncated(self.model, depth, floor):
+            hidden: Tensor = decoder(self.model)(**given, use_cache=False).last_hidden_state
+        return (seen[0], hidden) if line is None else (line.batch(seen[0]), line.batch(hidden))
+
+    @torch.no_grad()
+    def learn_end_to_end(self, ids: Tensor, lengths: Sequence[int], at: nn.Module, depth: int) -> None:
+        """Lay prompts end to end from now on, if these come to the same so.
+
+        They do not where tokens also meet outside attention, as in convolutions and recurrences, or where a token sees no
+        further back than a window. So a prompt that others follow, and the longest, must be among them.
+        """
+        if decoder(self.model).config._attn_implementation != kernels.ATTENTION:
+            return
+        padded, laid = (self._run(ids, line, at, depth)[0] for line in (None, EndToEnd(lengths, ids.device)))
+        self.end_to_end = same(laid, padded, lengths)
+
+
+def same(ours: Tensor, theirs: Tensor, lengths: Sequence[int]) -> bool:
+    """Whether activations [B, L, H] of prompts of these lengths are the same but for rounding, padding aside."""
+    here, there = (torch.cat([row[:n] for row, n in zip(acts, lengths, strict=True)]) for acts in (ours, theirs))
+    return bool(overlap.relative_distance(here, there) < SAME)
