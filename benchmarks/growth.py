@@ -1,9 +1,10 @@
-"""How time and memory grow. python -m benchmarks.growth [--short] [--model M] [--only pairs,layers,batch,answers,items]
+"""How time and memory grow. python -m benchmarks.growth [--short] [--model M] [--only pairs,layers]
 
-Against pairs (made and tokenised), layers (a training step with its site there), batch (pairs of a step, and prompts that
-are answered at once) and scenario items (made, scored and counted; answering itself takes so long a prompt, however many
-there are). Each point in a process of its own. Trials are in benchmarks/sweeps.py. Prints what each point took, and the
-exponents over the largest three sizes: 1 = in proportion, less = something fixed is spread over more.
+Against pairs (made and tokenised; and trained on: an epoch of them planned and begun, and the same few steps), layers (a
+training step with its site there), batch (pairs of a step, and prompts that are answered at once) and scenario items (made,
+scored and counted; answering itself takes so long a prompt, however many there are). Each point in a process of its own.
+Trials are in benchmarks/sweeps.py. Prints what each point took, and the exponents over the largest three sizes: 1 = in
+proportion, less = something fixed is spread over more.
 """
 
 import sys
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.apart import Cost, Prepare, apart
+from benchmarks.direct import Alone
 from benchmarks.timing import machine, options, told
 from pipeline import outcome
 from stages import outcomes
 from stages.adapter import LoraSettings, add_lora
+from stages.batches import by_kind
 from stages.model import ModelSettings, count_layers, load, load_tokenizer, quantised
 from stages.objective import Objective
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
@@ -25,10 +28,12 @@ from stages.pairs import PairsSettings, make_rows
 from stages.scenarios import SCENARIOS, items
 from stages.speak import Speaker
 from stages.tokenise import tokenise
+from stages.train import TrainSettings
 
 TEMPLATES = 5
 """Pairs that a fill makes with the templates `scenes`."""
 ASKED = 64
+FIRST_STEPS = 10
 Task = Callable[[], Any]
 
 
@@ -36,6 +41,22 @@ def making_pairs(model: ModelSettings, pairs: int) -> Task:
     """So many pairs, made and tokenised in one process."""
     settings = PairsSettings(templates=("scenes",), fills=-(-pairs // TEMPLATES), retain=(), control_fills=0)
     return lambda: tokenise([vars(r) for r in make_rows(settings, 0)], model, True)
+
+
+def training(model: ModelSettings, pairs: int) -> Task:
+    """An epoch of so many pairs, planned and begun with the model loaded, and its first steps."""
+    settings = PairsSettings(templates=("scenes",), fills=-(-pairs // TEMPLATES), retain=(), control_fills=0)
+    made = tokenise([vars(r) for r in make_rows(settings, 0)[:pairs]], model, True)
+    rows = {row["pair_id"]: row for row in made}
+    lora = LoraSettings(dropout=0, first_layer=1)
+    train = TrainSettings(overlap=OverlapSettings(layer=2), retain=RetainSettings(weight=0), lora=lora, epochs=1)
+
+    def train_on() -> None:
+        loop = Alone(train, model, rows, by_kind(made), 0, 0, 1)
+        for _ in range(FIRST_STEPS):
+            loop.advance()
+
+    return train_on
 
 
 def stepping(model: ModelSettings, layer: int, pairs: int) -> Task:
@@ -89,6 +110,7 @@ def counting(model: ModelSettings, number: int) -> Task:
 
 AXES: dict[str, tuple[Prepare, str, Sequence[int], Sequence[int]]] = {
     "pairs": (making_pairs, "pairs", (78, 1000, 10_000, 100_000), (10, 20)),
+    "trained": (training, "pairs trained on", (78, 1000, 10_000, 100_000), (40, 80)),
     "layers": (deep, "layers", (5, 10, 20, 30), (1, 2)),
     "batch": (wide, "pairs of a step", (2, 4, 8, 16, 32), (1, 2)),
     "answers": (answering, "prompts at once", (4, 8, 16, 32, 64), (32, 64)),

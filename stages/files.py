@@ -70,6 +70,7 @@ class _Shelf:
     def take(self, number: int) -> Any:
         import pyarrow.parquet
 
+        release()
         return pyarrow.parquet.read_table(self.files[number])
 
 
@@ -83,6 +84,7 @@ def stream(folder: Path) -> Iterator[Any]:
     shelf: Any = ray.remote(num_cpus=0, label_selector=here)(_Shelf).remote(found)
 
     def take(batch: Any) -> Any:
+        release()
         return ray.get(shelf.take.remote(batch["id"][0].as_py()))
 
     numbers = ray.data.range(len(found), override_num_blocks=len(found))

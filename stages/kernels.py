@@ -1,4 +1,5 @@
-"""Ways around two slow paths of PyTorch on a CPU. Both give what the plain path gives (tests/test_kernels.py)."""
+"""Attention and the head, around two slow paths of PyTorch on a CPU and around padding: they give what the plain path gives
+(tests/test_kernels.py, tests/test_forward.py)."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -55,8 +55,8 @@ class TrainSettings(Settings):
     """Gradients are scaled down to this norm."""
     behaviour: BehaviourSettings = BehaviourSettings()
     shortcuts: bool = True
-    """Run no layer above the site, and those below the adapter once a prompt. Off, every layer is run each time, as a check:
-    the same losses and gradients, only slower."""
+    """Run no layer above the site, those below the adapter once a prompt, and nothing on padding. Off, every layer is run on
+    padded prompts each time, as a check: the same losses and gradients, only slower."""
     log_every: PositiveInt = 10
     """Steps between two lines of the log."""
     checkpoint_every: PositiveInt = 25

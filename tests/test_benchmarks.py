@@ -44,7 +44,7 @@ TINY = ("model.attention=eager", "model.quantisation=none", "train.overlap.layer
 @pytest.mark.slow
 def test_speed_in_its_short_form(tiny: ModelSettings, tmp_path: Path) -> None:
     found = speed.main(["--short", "--model", tiny.name, "--out", str(tmp_path / "speed.json")])
-    assert len(found) == 9
+    assert len(found) == 10
     assert all(math.isfinite(value) and value > 0 for value in found.values()), found
     assert figure.GOALS.keys() < found.keys()
     figure.main([str(tmp_path / "speed.json"), str(tmp_path / "speed.png")])
@@ -59,7 +59,7 @@ def test_nothing_measured_is_no_figure(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_growth_in_its_short_form(tiny: ModelSettings) -> None:
     found = growth.main(["--short", "--model", tiny.name])
-    assert len(found) == 4 * 2 + 2
+    assert len(found) == 5 * 2 + 2
     assert all(math.isfinite(value) for value in found.values()), found
 
 
