@@ -60,6 +60,11 @@ def collate(prompts: Sequence[Sequence[int]], pad_id: int, pad_to: int | None = 
     return ids, mask
 
 
+def _prompts(rows: Sequence[Row]) -> list[tuple[int, ...]]:
+    """The sides of rows, one after another."""
+    return [tuple(p) for r in rows for p in (r["self_ids"], r["other_ids"]) if len(p)]
+
+
 class Objective:
     """The training objective of a PeftModel, with the base model's references of the rows that it was told of."""
 
@@ -107,20 +112,20 @@ class Objective:
         the bottom. In the folder `shared` it is kept for other trainings of the same `model` on the same rows, as a sweep's
         trials are.
         """
-        prompts = sorted((p for r in rows for p in (r["self_ids"], r["other_ids"]) if len(p)), key=len)
+        prompts = _prompts(rows)
         if not self.shortcuts or not prompts:
             return
+        by_length = sorted(prompts, key=len)
         if self.overlap.pad_to is None:
-            several = [prompts[-1], prompts[0], prompts[len(prompts) // 2]]
+            several = [by_length[-1], by_length[0], by_length[len(prompts) // 2]]
             ids = collate(several, self.pad_id)[0].to(next(self.model.parameters()).device)
             self.runner.learn_end_to_end(ids, [len(p) for p in several], self.site, self.depth)
         if self.below.floor:
-            self._learn_below(
-                [tuple(p) for r in rows for p in (r["self_ids"], r["other_ids"]) if len(p)], shared, model
-            )
+            self._learn_below(prompts, by_length[:2], shared, model)
 
-    def _learn_below(self, prompts: Sequence[tuple[int, ...]], shared: Path | None, model: str) -> None:
-        shortest = sorted(prompts, key=len)[:2]
+    def _learn_below(
+        self, prompts: Sequence[tuple[int, ...]], shortest: Sequence[tuple[int, ...]], shared: Path | None, model: str
+    ) -> None:
         lengths = [len(p) for p in shortest]
         kept = self.forward(shortest).acts
         floor, self.below.floor = self.below.floor, 0
@@ -138,8 +143,8 @@ class Objective:
                 raise RuntimeError(f"{file} is not what this model makes of its prompts: remove it")
 
     def learn_base(self, rows: Sequence[Row], power_rows: Sequence[Row]) -> None:
-        """Take the base model's activation power over both sides of `power_rows`, and hear of which rows its vectors will
-        be needed: in the order of their use, best, as they are computed when they are.
+        """Take the base model's activation power over both sides of `power_rows`, and hear of which `rows` its vectors will
+        be needed: best in the order of their use, since they are computed when they are needed.
         """
         self.rows |= {row["pair_id"]: row for row in (*power_rows, *rows)}
         found = self._base([row["pair_id"] for row in power_rows])
@@ -150,7 +155,7 @@ class Objective:
     def prepare(self, rows: Sequence[Row]) -> None:
         """Compute what a step on these rows takes from the base model, as far as that was not done yet."""
         if self.below.floor:
-            self.below.kept([tuple(p) for r in rows for p in (r["self_ids"], r["other_ids"]) if len(p)])
+            self.below.kept(_prompts(rows))
         self.rows |= {r["pair_id"]: r for r in rows}
         self.references([r["pair_id"] for r in rows if r["kind"] != "overlap"])
 
