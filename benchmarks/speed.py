@@ -70,17 +70,17 @@ def steps(model: ModelSettings, rounds: int) -> dict[str, float]:
     band = layer - max(1, depth // 4) + 1
     whole, tuned = trainer(model, rows, layer, 0)
     longer, _ = trainer(model, scenes, layer, 0)
-    part, banded = trainer(model, rows, layer, band)
+    part, _ = trainer(model, rows, layer, band)
     dtype = number_type(model.compute_dtype)
-    lengths, lengths_of_scenes = ([len(r[s]) for r in of for s in SIDES] for of in (rows, scenes))
+    tokens, tokens_of_scenes = (sum(len(r[side]) for r in of for side in SIDES) for of in (rows, scenes))
     tasks: dict[str, Task] = {
         "released": released_trainer(model, [(r["self"], r["other"]) for r in rows]),
         "ours": whole,
         "scenes": longer,
         "band": part,
-        "floor": floor.step(tuned, 0, layer, lengths, dtype),
-        "scenes' floor": floor.step(tuned, 0, layer, lengths_of_scenes, dtype),
-        "band's floor": floor.step(banded, band, layer, lengths, dtype),
+        "floor": floor.Products(floor.linears(tuned, 0, layer), tokens, 2, dtype),
+        "scenes' floor": floor.Products(floor.linears(tuned, 0, layer), tokens_of_scenes, 2, dtype),
+        "band's floor": floor.Products(floor.linears(tuned, band, layer), tokens, 2, dtype),
     }
     taken = side_by_side(tasks, rounds)
     return {

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stages.forward import Forward
+from stages.forward import Forward, collate
 from stages.model import decoder
 from stages.once import Once
 
@@ -54,11 +54,8 @@ class Below:
     @torch.no_grad()
     def _run(self, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
         """The output of layer `floor` - 1 for each prompt."""
-        ids = torch.zeros((len(prompts), max(map(len, prompts))), dtype=torch.long)
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = torch.tensor(prompt)
         body = decoder(self.forward.model)
-        ids = ids.to(next(body.parameters()).device)
+        ids = collate(prompts, 0)[0].to(next(body.parameters()).device)
         lengths = [len(p) for p in prompts]
         states, _ = self.forward.run(ids, lengths, body.layers[self.floor - 1], self.floor)
         return [row[:n].clone() for row, n in zip(states, lengths, strict=True)]

@@ -8,12 +8,28 @@ from torch import Tensor, nn
 
 from stages import kernels
 from stages.endtoend import EndToEnd
+from stages.errors import UserError
 from stages.model import decoder, tap, truncated
 
-SAME = 1e-3
+SAME = 1e-4
 """Relative squared distance up to which a token's activations count as the same: bf16 rounding may make that of them."""
 WORTH = 0.9
 """Share of real tokens in a padded batch from which on padding costs less than moving tokens about for attention."""
+
+
+def collate(prompts: Sequence[Sequence[int]], pad_id: int, pad_to: int | None = None) -> tuple[Tensor, Tensor]:
+    """Token lists -> ids and mask [B, T], padded on the right: under causal attention no token sees padding."""
+    length = max(len(p) for p in prompts)
+    if pad_to is not None:
+        if length > pad_to:
+            raise UserError(f"a prompt has {length} tokens, more than train.overlap.pad_to={pad_to}")
+        length = pad_to
+    ids = torch.full((len(prompts), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(prompts), length), dtype=torch.long)
+    for i, tokens in enumerate(prompts):
+        ids[i, : len(tokens)] = torch.tensor(tokens)
+        mask[i, : len(tokens)] = 1
+    return ids, mask
 
 
 class Forward:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stages.forward import collate
 from stages.model import SiteModule, decoder, encode, site
-from stages.objective import collate
 from stages.overlap import gap, pool
 from stages.pairs import PairsSettings
 from stages.probes import KINDS, make_probes

@@ -12,8 +12,7 @@ from torch import Tensor
 from stages import overlap
 from stages.adapter import lowest_lora_layer
 from stages.below import Below
-from stages.errors import UserError
-from stages.forward import Forward, same
+from stages.forward import Forward, collate, same
 from stages.model import decoder, site
 from stages.once import Once
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
@@ -43,21 +42,6 @@ class Pass:
         return Pass(
             self.acts[start:stop], self.mask[start:stop], None if self.hidden is None else self.hidden[start:stop]
         )
-
-
-def collate(prompts: Sequence[Sequence[int]], pad_id: int, pad_to: int | None = None) -> tuple[Tensor, Tensor]:
-    """Token lists -> ids and mask [B, T], padded on the right: under causal attention no token sees padding."""
-    length = max(len(p) for p in prompts)
-    if pad_to is not None:
-        if length > pad_to:
-            raise UserError(f"a prompt has {length} tokens, more than train.overlap.pad_to={pad_to}")
-        length = pad_to
-    ids = torch.full((len(prompts), length), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(prompts), length), dtype=torch.long)
-    for i, tokens in enumerate(prompts):
-        ids[i, : len(tokens)] = torch.tensor(tokens)
-        mask[i, : len(tokens)] = 1
-    return ids, mask
 
 
 def _prompts(rows: Sequence[Row]) -> list[tuple[int, ...]]:

@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import (
     apart,
@@ -33,7 +32,7 @@ from pipeline.run import prompt_rows
 from pipeline.sweep import SweepSettings, choosing
 from stages import generate, pairs, train
 from stages.adapter import LoraSettings, add_lora
-from stages.model import ModelSettings, decoder, encode, load, load_tokenizer
+from stages.model import ModelSettings, encode, load, load_tokenizer
 from stages.overlap import logit_kl
 from stages.speak import Speaker
 
@@ -130,24 +129,12 @@ def test_both_ways_of_answering_give_the_same_answers(tiny: ModelSettings) -> No
 
 
 def test_the_floor_counts_the_products_of_the_layers(tiny: ModelSettings) -> None:
-    tuned = add_lora(load(tiny), LoraSettings(), 2, tiny.name)
-    shapes = list(floor.linears(tuned, 1, 2))
+    shapes = list(floor.linears(add_lora(load(tiny), LoraSettings(), 2, tiny.name), 1, 2))
     assert shapes == 2 * [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)]
     once = floor.Products(shapes, 10, 1, torch.float32)
     assert once.flops == 2 * 10 * 2 * (64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3)
     assert floor.Products(shapes, 10, 2, torch.float32).flops == 2 * once.flops
     once()
-    assert list(floor.linears(tuned, 1, 2, lora=True)) == 2 * [(64, 8), (8, 64), (64, 8), (8, 32)]
-    attention = floor.Attention(decoder(tuned).config, 2, 3, 7, torch.float32)
-    assert (
-        attention.flops == 2 * 6 * 2 * 3 * 4 * 7 * 7 * 16
-    )  # layers, products, operations; prompts, heads, scores, width
-    attention()
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        floor.step(tuned, 1, 2, [6, 8, 7], torch.float32)()
-    counts = {event.key: event.count for event in seen.key_averages()}
-    assert counts["aten::mm"] == 2 * (7 * 2 + 4 * 3)
-    assert counts["aten::bmm"] == 2 * 6
 
 
 @pytest.mark.parametrize("stage", [(pairs, "build"), (train, "fit"), (generate, "ask")], ids=lambda s: str(s[1]))

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from stages import kernels
 from stages.endtoend import EndToEnd
-from stages.forward import Forward
+from stages.forward import Forward, collate
 from stages.model import ModelSettings, decoder, load, site
-from stages.objective import collate
 from tests.test_kernels import MODULE
 from tests.test_objective import Rows, mixed, objective_of, perturb
 

@@ -14,7 +14,7 @@ import pytest
 from stages.model import ModelSettings
 from tests.test_run import SETTINGS, environment
 
-STEPS = 600
+STEPS, EVERY = 600, 20
 TRAINED = re.compile(r"(?P<label>.+): train (?P<step>\d+)/")
 
 
@@ -24,7 +24,7 @@ def test_a_sweep_survives_the_loss_of_a_node(tiny: ModelSettings, tmp_path: Path
     (tmp_path / "rates.py").write_text('from ray import tune\nSPACE = {"train.lr": tune.choice([1e-4, 1e-3])}\n')
     command = [sys.executable, "-m", "pipeline", "sweep", "default", f"model.name={tiny.name}", *SETTINGS,
                "deception.scenarios=[main]", "capability.overcorrection=0", "train.cpus_per_worker=1",
-               f"train.steps={STEPS}", "train.checkpoint_every=20",
+               f"train.steps={STEPS}", f"train.checkpoint_every={EVERY}",
                "generate.cpus_per_actor=1", "latent.after=false", "tracking.enabled=false", "--space", "rates.py",
                "--search", "grid", "--seeds", "0", "--items", "2", "--concurrent", "2", "--no-confirm",
                "--json"]  # fmt: skip
@@ -36,7 +36,7 @@ def test_a_sweep_survives_the_loss_of_a_node(tiny: ModelSettings, tmp_path: Path
     steps = [found["label"] + found["step"] for line in said if (found := TRAINED.match(line))]
     again = len(steps) - len(set(steps))
     assert again > 0, "nothing was trained again, so nothing was lost"
-    assert again < STEPS // 4, "trained anew instead of going on from a checkpoint"
+    assert again <= 2 * EVERY, "more than the steps since the last checkpoint"
 
 
 def swept(command: Sequence[str], cwd: Path, lose: bool) -> tuple[dict[str, Any], list[str]]:

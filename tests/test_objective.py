@@ -15,9 +15,10 @@ from stages import model as models
 from stages import overlap
 from stages.adapter import LoraSettings, add_lora
 from stages.errors import UserError
+from stages.forward import collate
 from stages.generate import GenerateSettings
 from stages.model import ModelSettings, SiteModule, decoder, load, tap
-from stages.objective import Objective, collate
+from stages.objective import Objective
 from stages.overlap import DistinctSettings, OverlapSettings, Pooling, RetainSettings
 from stages.progress import STDERR
 from stages.responder import Responder
