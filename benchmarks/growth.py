@@ -1,15 +1,17 @@
 """How time and memory grow. python -m benchmarks.growth [--short] [--model M] [--only pairs,layers]
 
-Against pairs (made and tokenised; and trained on: an epoch of them planned and begun, and the same few steps), layers (a
-training step with its site there), batch (pairs of a step, and prompts that are answered at once) and scenario items (made,
-scored and counted; answering itself takes so long a prompt, however many there are). Each point in a process of its own.
-Trials are in benchmarks/sweeps.py. Prints what each point took, and the exponents over the largest three sizes: 1 = in
-proportion, less = something fixed is spread over more.
+Against pairs (made and tokenised; trained on: an epoch of them planned and begun, and the same few steps; and all steps of
+the epoch, with a small random model), layers (a training step with its site there), batch (pairs of a step, and prompts that
+are answered at once) and scenario items (made, scored and counted; and answered through Ray, by the small model). Each point
+in a process of its own, whose memory is told. Trials are in benchmarks/sweeps.py. Prints what each point took, and the
+exponents over the largest three sizes: 1 = in proportion, less = something fixed is spread over more.
 """
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,11 @@ from benchmarks.apart import Cost, Prepare, apart
 from benchmarks.direct import Alone
 from benchmarks.timing import machine, options, told
 from pipeline import outcome
-from stages import outcomes
+from pipeline.cluster import connected
+from stages import generate, outcomes
 from stages.adapter import LoraSettings, add_lora
 from stages.batches import by_kind
-from stages.model import ModelSettings, count_layers, load, load_tokenizer, quantised
+from stages.model import ModelSettings, count_layers, load, load_tokenizer, outline, quantised
 from stages.objective import Objective
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
 from stages.pairs import PairsSettings, make_rows
@@ -43,8 +46,22 @@ def making_pairs(model: ModelSettings, pairs: int) -> Task:
     return lambda: tokenise([vars(r) for r in make_rows(settings, 0)], model, True)
 
 
-def training(model: ModelSettings, pairs: int) -> Task:
-    """An epoch of so many pairs, planned and begun with the model loaded, and its first steps."""
+def small(model: ModelSettings, folder: Path) -> ModelSettings:
+    """A random model of the same family and tokenizer, four layers of 64 numbers: what grows beside its work shows."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = outline(model).config
+    config.update({"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "head_dim": 16,
+                   "num_attention_heads": 4, "num_key_value_heads": 2})  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    load_tokenizer(model).save_pretrained(folder)
+    return ModelSettings(name=str(folder), quantisation="none")
+
+
+def training(model: ModelSettings, pairs: int, steps: int | None = FIRST_STEPS) -> Task:
+    """An epoch of so many pairs, planned and begun with the model loaded, and its first steps, or all."""
     settings = PairsSettings(templates=("scenes",), fills=-(-pairs // TEMPLATES), retain=(), control_fills=0)
     made = tokenise([vars(r) for r in make_rows(settings, 0)[:pairs]], model, True)
     rows = {row["pair_id"]: row for row in made}
@@ -53,10 +70,28 @@ def training(model: ModelSettings, pairs: int) -> Task:
 
     def train_on() -> None:
         loop = Alone(train, model, rows, by_kind(made), 0, 0, 1)
-        for _ in range(FIRST_STEPS):
+        while not loop.over and loop.step != steps:
             loop.advance()
 
     return train_on
+
+
+def epoch(model: ModelSettings, pairs: int) -> Task:
+    """All steps of an epoch of so many pairs."""
+    return training(model, pairs, None)
+
+
+def asking(model: ModelSettings, number: int) -> Task:
+    """So many items of a scenario answered in a few tokens by an actor, read in and scored."""
+    settings = generate.GenerateSettings(max_new_tokens=4)
+    rows = [vars(i) | {"task": "deception"} for i in items(SCENARIOS["main"], range(-(-number // 2)))][:number]
+
+    def ask() -> None:
+        with tempfile.TemporaryDirectory() as folder, connected():
+            found = generate.ask(rows, model, None, ("baseline",), settings, Path(folder))
+            assert len([outcomes.score(row) for row in outcome.read_answers(found.path)]) == number
+
+    return ask
 
 
 def stepping(model: ModelSettings, layer: int, pairs: int) -> Task:
@@ -111,12 +146,16 @@ def counting(model: ModelSettings, number: int) -> Task:
 AXES: dict[str, tuple[Prepare, str, Sequence[int], Sequence[int]]] = {
     "pairs": (making_pairs, "pairs", (78, 1000, 10_000, 100_000), (10, 20)),
     "trained": (training, "pairs trained on", (78, 1000, 10_000, 100_000), (40, 80)),
+    "epoch": (epoch, "pairs trained on", (78, 1000, 10_000, 100_000), (4, 8)),
     "layers": (deep, "layers", (5, 10, 20, 30), (1, 2)),
     "batch": (wide, "pairs of a step", (2, 4, 8, 16, 32), (1, 2)),
     "answers": (answering, "prompts at once", (4, 8, 16, 32, 64), (32, 64)),
     "items": (counting, "items", (250, 1000, 2500, 10_000), (60, 120)),
+    "asked": (asking, "items", (250, 1000, 2500, 10_000), (8, 16)),
 }
 """Name -> what is done, what is counted, sizes, and sizes of the short form."""
+SMALL = ("epoch", "asked")
+"""Axes that the small random model is for."""
 
 
 def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
@@ -154,8 +193,10 @@ def main(arguments: Sequence[str] = ()) -> dict[str, float]:
     quantised(model)  # once, and in no measurement
     print(f"{given.model} in NF4, {machine()}")
     found: dict[str, float] = {}
-    for name in given.only.split(","):
-        found |= axis(name, model, given.short)
+    with tempfile.TemporaryDirectory() as folder:
+        quick = small(model, Path(folder))
+        for name in given.only.split(","):
+            found |= axis(name, quick if name in SMALL else model, given.short)
     told(found, began, given.out)
     return found
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from stages import kernels
-from stages.endtoend import EndToEnd
+from stages.endtoend import EndToEnd, filled
 from stages.errors import UserError
 from stages.model import decoder, tap, truncated
 
 SAME = 1e-4
 """Relative squared distance up to which a token's activations count as the same: bf16 rounding may make that of them."""
-WORTH = 0.9
-"""Share of real tokens in a padded batch from which on padding costs less than moving tokens about for attention."""
+WORTH = 0.95
+"""Share of a padded batch from which on a row of its tokens is not worth moving them about for attention."""
 
 
 def collate(prompts: Sequence[Sequence[int]], pad_id: int, pad_to: int | None = None) -> tuple[Tensor, Tensor]:
@@ -40,28 +40,32 @@ class Forward:
         self.end_to_end = False
 
     def run(
-        self, inputs: Tensor, lengths: Sequence[int], at: nn.Module, depth: int, floor: int = 0
-    ) -> tuple[Tensor, Tensor]:
+        self, inputs: Tensor, lengths: Sequence[int], at: nn.Module, depth: int, floor: int = 0, whole: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Layers `floor`..`depth` - 1 on token ids [B, L] or hidden states [B, L, H], padded on the right.
 
-        Returns the output of the module `at` and the last hidden states, [B, L, H] both; what stands in the padding is
-        of no meaning.
+        Returns the output of the module `at` and, if `whole`, the last hidden states, [B, L, H] both; what stands in the
+        padding is of no meaning. Otherwise nothing behind `at` is run.
         """
         line = None
-        if self.end_to_end and sum(lengths) < WORTH * inputs.shape[0] * inputs.shape[1]:
+        if self.end_to_end and filled(lengths) < WORTH * inputs.shape[0] * inputs.shape[1]:
             line = EndToEnd(lengths, inputs.device)
-        return self._run(inputs, line, at, depth, floor)
+        return self._run(inputs, line, at, depth, floor, whole)
 
     def _run(
-        self, inputs: Tensor, line: EndToEnd | None, at: nn.Module, depth: int, floor: int = 0
-    ) -> tuple[Tensor, Tensor]:
+        self, inputs: Tensor, line: EndToEnd | None, at: nn.Module, depth: int, floor: int = 0, whole: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         name = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
         given: dict[str, Any] = {name: inputs}
         if line is not None:
             given = {name: line.row(inputs), "position_ids": line.positions, "end_to_end": line}
-        with tap(at) as seen, truncated(self.model, depth, floor):
-            hidden: Tensor = decoder(self.model)(**given, use_cache=False).last_hidden_state
-        return (seen[0], hidden) if line is None else (line.batch(seen[0]), line.batch(hidden))
+        hidden: Tensor | None = None
+        with tap(at, last=not whole) as seen, truncated(self.model, depth, floor):
+            hidden = decoder(self.model)(**given, use_cache=False).last_hidden_state
+        acts = seen[0]
+        if line is None:
+            return acts, hidden
+        return line.batch(acts), None if hidden is None else line.batch(hidden)
 
     @torch.no_grad()
     def learn_end_to_end(self, ids: Tensor, lengths: Sequence[int], at: nn.Module, depth: int) -> None:

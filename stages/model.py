@@ -255,12 +255,26 @@ def truncated(model: Any, depth: int, floor: int = 0) -> Iterator[None]:
         body.layers = whole
 
 
+class _Seen(Exception):  # noqa: N818  no error
+    """What was looked for has come."""
+
+
 @contextlib.contextmanager
-def tap(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Within, every output of `module` is appended to the list that is given, gradient and all."""
+def tap(module: nn.Module, last: bool = False) -> Iterator[list[Tensor]]:
+    """Within, every output of `module` is appended to the list that is given, gradient and all.
+
+    With `last` the first ends what is done within: nothing behind it is run.
+    """
     seen: list[Tensor] = []
-    handle = module.register_forward_hook(lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out))
+
+    def see(_module: nn.Module, _inputs: Any, out: Any) -> None:
+        seen.append(out[0] if isinstance(out, tuple) else out)
+        if last:
+            raise _Seen
+
+    handle = module.register_forward_hook(see)
     try:
-        yield seen
+        with contextlib.suppress(_Seen):
+            yield seen
     finally:
         handle.remove()

@@ -81,11 +81,12 @@ class Objective:
         device = next(self.model.parameters()).device
         ids, mask = (t.to(device) for t in collate(prompts, self.pad_id, self.overlap.pad_to))
         start = self.below.inputs(prompts, ids)
-        acts, hidden = self.runner.run(start, [len(p) for p in prompts], self.site, self.depth, self.below.floor)
+        lengths, floor = [len(p) for p in prompts], self.below.floor
+        acts, hidden = self.runner.run(start, lengths, self.site, self.depth, floor, self.whole or not self.shortcuts)
         if self.overlap.padding == "counted":
             mask = torch.ones_like(mask)
         place = acts.device  # the model may be split: what is computed from here on is computed here
-        return Pass(acts, mask.to(place), hidden.to(place) if self.whole else None)
+        return Pass(acts, mask.to(place), hidden.to(place) if self.whole and hidden is not None else None)
 
     @torch.no_grad()
     def learn_shortcuts(self, rows: Sequence[Row], shared: Path | None = None, model: str = "") -> None:

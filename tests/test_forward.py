@@ -15,27 +15,31 @@ from tests.test_kernels import MODULE
 from tests.test_objective import Rows, mixed, objective_of, perturb
 
 LENGTHS = (5, 2, 4)
+FILLED = [0] * 5
+"""What fills the row of 11 tokens up to 16: its first token, which nothing looks at."""
 
 
 def test_a_row_and_a_batch_are_each_others_inverse() -> None:
     line = EndToEnd(LENGTHS, "cpu")
-    assert line.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 0, 1, 2, 3]]
-    row = torch.arange(11.0)[None, :, None].expand(1, 11, 2)
+    assert line.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 0, 1, 2, 3, *FILLED]]
+    row = torch.tensor([*range(11), *FILLED])[None, :, None].expand(1, 16, 2)
     batch = line.batch(row)
     assert batch[:, :, 0].tolist() == [[0, 1, 2, 3, 4], [5, 6, 0, 0, 0], [7, 8, 9, 10, 0]]
     assert torch.equal(line.row(batch), row)
+    assert EndToEnd((5, 3), "cpu").positions.shape == (1, 8)
 
 
 def test_gradients_go_to_where_the_numbers_came_from_and_padding_gives_and_gets_none() -> None:
     line = EndToEnd(LENGTHS, "cpu")
-    row = torch.randn(1, 11, 2, dtype=torch.double, requires_grad=True)
+    row = torch.randn(1, 16, 2, dtype=torch.double, requires_grad=True)
     weights = torch.randn(3, 5, 2, dtype=torch.double)
     (line.batch(row) * weights).sum().backward()
     real = collate([[1] * n for n in LENGTHS], 0)[1].bool()
     assert row.grad is not None
-    assert torch.equal(row.grad[0], weights[real])
+    assert torch.equal(row.grad[0, :11], weights[real])
+    assert not row.grad[0, 11:].any()
     batch = torch.randn(3, 5, 2, dtype=torch.double, requires_grad=True)
-    (line.row(batch) * weights[real]).sum().backward()
+    (line.row(batch) * torch.cat([weights[real], torch.ones(5, 2)])).sum().backward()
     assert batch.grad is not None
     assert torch.equal(batch.grad, weights * real[..., None])
 
@@ -56,7 +60,8 @@ def test_attention_end_to_end_is_attention_one_under_another(kind: torch.dtype) 
     for ours, theirs in zip(rows, padded, strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
-        assert torch.equal(ours.grad.transpose(1, 2), line.row(theirs.grad.transpose(1, 2)))
+        assert torch.equal(ours.grad.transpose(1, 2)[:, :11], line.row(theirs.grad.transpose(1, 2))[:, :11])
+        assert not ours.grad[:, :, 11:].any()
 
 
 def gradients(objective: Any) -> list[Tensor]:
@@ -124,6 +129,6 @@ def test_prompts_nearly_as_long_as_each_other_are_padded(tiny: ModelSettings) ->
     lengths: list[int] = []
     body = decoder(runner.model)
     body.layers[0].register_forward_hook(lambda _m, _i, out: lengths.append(out.shape[1]))
-    for shorter in (9, 3):
-        runner.run(torch.ones(2, 10, dtype=torch.long), [10, shorter], body.layers[1], 2)
-    assert lengths == [10, 13]
+    for longer, shorter in ((10, 9), (10, 3), (4, 1)):
+        runner.run(torch.ones(2, longer, dtype=torch.long), [longer, shorter], body.layers[1], 2)
+    assert lengths == [10, 16, 4]

@@ -150,6 +150,23 @@ def test_hooks_and_layers_are_put_back_after_an_error(tiny: ModelSettings) -> No
     assert not place._forward_hooks
 
 
+def test_the_last_tap_ends_the_pass_and_only_that(tiny: ModelSettings) -> None:
+    model, ids = load(tiny), torch.ones(1, 3, dtype=torch.long)
+    layer = decoder(model).layers[1]
+    with tap(layer.self_attn.o_proj) as plain, torch.no_grad():
+        decoder(model)(input_ids=ids)
+    with tap(layer.mlp) as behind, tap(layer.self_attn.o_proj, last=True) as seen, truncated(model, 2), torch.no_grad():
+        decoder(model)(input_ids=ids)
+        raise AssertionError("the pass went on")
+    assert len(seen) == 1
+    assert torch.equal(seen[0], plain[0])
+    assert behind == []
+    assert len(decoder(model).layers) == 4
+    assert not layer.self_attn.o_proj._forward_hooks
+    with pytest.raises(ZeroDivisionError), tap(layer, last=True):
+        raise ZeroDivisionError
+
+
 def test_nf4_is_real_4_bit_and_the_mend_is_on(tiny_nf4: ModelSettings) -> None:
     from bitsandbytes.nn import Linear4bit
 

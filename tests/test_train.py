@@ -157,10 +157,13 @@ def test_a_training_without_shortcuts_is_the_same_training(either: ModelSettings
     assert (len(decoder(quick.model).layers), len(decoder(plain.model).layers)) == (3, 4)
     plain.objective.prepare(list(rows.values()))
     top, bottom = (decoder(plain.model).layers[n] for n in (-1, 0))
-    with tap(top) as above, tap(bottom) as below:
+    with tap(top) as above, tap(bottom) as below, tap(decoder(plain.model).layers[2].mlp) as behind:
         expected = advanced(plain, 3)
-    assert len(above) == len(below) == 3
-    for ours, theirs in zip(advanced(quick, 3), expected, strict=True):
+    assert len(above) == len(below) == len(behind) == 3
+    with tap(decoder(quick.model).layers[2].mlp) as behind:
+        found = advanced(quick, 3)
+    assert behind == []
+    for ours, theirs in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
     assert distance(weights(quick), weights(plain)) < 1e-3
 
