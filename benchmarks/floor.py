@@ -20,7 +20,10 @@ def linears(model: Any, first: int, last: int) -> Iterator[Shape]:
 
 
 class Products:
-    """The products of `tokens` rows with each shape, `passes` times (1 = forward; 2 = and the activations' gradient)."""
+    """The products of `tokens` rows with each shape, `passes` times (1 = forward; 2 = and the activations' gradient).
+
+    Some numbers of rows take a seventh longer than a few more: let `tokens` be a multiple of 8.
+    """
 
     def __init__(self, shapes: Iterable[Shape], tokens: int, passes: int, dtype: torch.dtype) -> None:
         self.passes = passes

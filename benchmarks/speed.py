@@ -14,6 +14,7 @@ import torch
 from benchmarks import floor, released
 from benchmarks.timing import machine, options, side_by_side, told
 from stages.adapter import LoraSettings, add_lora
+from stages.endtoend import filled
 from stages.model import ModelSettings, decoder, encode, load, load_tokenizer, number_type
 from stages.objective import Objective
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
@@ -72,7 +73,7 @@ def steps(model: ModelSettings, rounds: int) -> dict[str, float]:
     longer, _ = trainer(model, scenes, layer, 0)
     part, _ = trainer(model, rows, layer, band)
     dtype = number_type(model.compute_dtype)
-    tokens, tokens_of_scenes = (sum(len(r[side]) for r in of for side in SIDES) for of in (rows, scenes))
+    tokens, tokens_of_scenes = (filled([len(r[side]) for r in of for side in SIDES]) for of in (rows, scenes))
     tasks: dict[str, Task] = {
         "released": released_trainer(model, [(r["self"], r["other"]) for r in rows]),
         "ours": whole,
