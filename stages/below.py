@@ -11,23 +11,29 @@ from torch import Tensor
 
 from stages.forward import Forward, collate
 from stages.model import decoder
-from stages.once import Once
+from stages.once import Once, fitting
 
 
 class Below:
-    """Hidden states [T, H] that enter layer `floor`, kept by prompt. With floor 0 there is nothing to keep."""
+    """Hidden states [T, H] that enter layer `floor`, kept by prompt as far as `room` goes. With floor 0 none are."""
 
-    def __init__(self, forward: Forward, floor: int) -> None:
-        self.forward, self.floor = forward, floor
+    def __init__(self, forward: Forward, floor: int, room: int | None) -> None:
+        self.forward, self.floor, self.room = forward, floor, room
         self.kept: Once[tuple[int, ...], Tensor] = Once(self._run)
+
+    def name(self, prompts: Sequence[tuple[int, ...]]) -> None:
+        """Say which prompts will be asked for, best in the order of their use: what does not fit runs from the bottom."""
+        body = decoder(self.forward.model)
+        token = body.config.hidden_size * next(body.parameters()).element_size()
+        self.kept.name(fitting(prompts, lambda prompt: len(prompt) * token, self.room))
 
     def forget(self) -> None:
         """Keep nothing of what was computed so far, as it was only to try."""
         self.kept = Once(self._run)
 
-    def share(self, prompts: Sequence[Sequence[int]], folder: Path, model: str) -> Path:
-        """Keep what is made of `prompts`, with its file in `folder` for later trainings of the same `model` from there."""
-        distinct = list(dict.fromkeys(tuple(p) for p in prompts))
+    def share(self, folder: Path, model: str) -> Path:
+        """Keep what is made of the named prompts, with its file in `folder` for later trainings of the same `model`."""
+        distinct = list(self.kept.groups)
         dtype = next(decoder(self.forward.model).parameters()).dtype
         key = hashlib.sha256(repr((model, self.floor, str(dtype), distinct)).encode()).hexdigest()[:16]
         file = folder / f"below-{key}.safetensors"
@@ -41,15 +47,16 @@ class Below:
         aside.rename(file)
         return file
 
-    def inputs(self, prompts: Sequence[Sequence[int]], ids: Tensor) -> Tensor:
-        """What layer `floor` is to start from: padded ids [B, T] at the bottom, else hidden states [B, T, H]."""
-        if not self.floor:
-            return ids
-        states = self.kept([tuple(p) for p in prompts])
+    def inputs(self, prompts: Sequence[Sequence[int]], ids: Tensor) -> tuple[Tensor, int]:
+        """What to start from, and at which layer: padded ids [B, T] at the bottom, else hidden states [B, T, H]."""
+        keys = [tuple(p) for p in prompts]
+        if not self.floor or any(key not in self.kept.groups for key in keys):
+            return ids, 0
+        states = self.kept(keys)
         padded = states[0].new_zeros(*ids.shape, states[0].shape[-1])  # right of a prompt, so no token of it sees them
         for row, kept in zip(padded, states, strict=True):
             row[: len(kept)] = kept
-        return padded
+        return padded, self.floor
 
     @torch.no_grad()
     def _run(self, prompts: Sequence[Sequence[int]]) -> list[Tensor]:

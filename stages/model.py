@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from stages import embedded, kernels, split
+from stages import embedded, split
 from stages.errors import UserError, first_line
 from stages.nf4 import dequantise
 from stages.settings import Settings
@@ -121,6 +121,8 @@ def load(settings: ModelSettings, devices: Sequence[str] = (), depth: int | None
 
     With `depth`, layers from there on are left out where the family is known to do without them (stages/split.py).
     """
+    from stages import kernels  # half of what there is to import, which processes that only tokenise do without
+
     kept = settings.quantisation == "nf4" and settings.keep_quantised and not settings.trust_remote_code
     model = _read(quantised(settings, devices), settings, devices, depth) if kept else _make(settings, devices, depth)
     _keep_trainable(model)
@@ -171,6 +173,8 @@ def _make(settings: ModelSettings, devices: Sequence[str], depth: int | None = N
 def _read(
     source: str | Path, settings: ModelSettings, devices: Sequence[str], depth: int | None, **options: Any
 ) -> Any:
+    from stages import kernels
+
     own = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
     config = AutoConfig.from_pretrained(source, **own)
     shortened = split.shorten(config, depth)

@@ -14,7 +14,7 @@ from stages.adapter import lowest_lora_layer
 from stages.below import Below
 from stages.forward import Forward, collate, same
 from stages.model import decoder, site
-from stages.once import Once
+from stages.once import ROOM, Once, fitting
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
 
 Row = Mapping[str, Any]
@@ -60,8 +60,9 @@ class Objective:
         retain: RetainSettings,
         distinct: DistinctSettings,
         shortcuts: bool = True,
+        room: int | None = ROOM,
     ) -> None:
-        self.model, self.pad_id = model, pad_id
+        self.model, self.pad_id, self.room = model, pad_id, room
         self.overlap, self.retain, self.distinct = overlap, retain, distinct
         self.layer = overlap.layer - overlap.layer_base
         self.site = site(model, self.layer, overlap.module)
@@ -71,7 +72,7 @@ class Objective:
         counted = overlap.padding == "counted"  # then what stands in the padding matters too
         self.shortcuts = shortcuts and not counted
         self.runner = Forward(model)
-        self.below = Below(self.runner, min(lowest_lora_layer(model), self.layer) if self.shortcuts else 0)
+        self.below = Below(self.runner, min(lowest_lora_layer(model), self.layer) if self.shortcuts else 0, room)
         self.rows: dict[str, Row] = {}
         self.references: Once[str, Reference] = Once(self._base)
         self.power = torch.tensor(1.0)
@@ -80,8 +81,8 @@ class Objective:
         """Run the prompts up to the site, or through the whole model where logits are needed or no shortcut is taken."""
         device = next(self.model.parameters()).device
         ids, mask = (t.to(device) for t in collate(prompts, self.pad_id, self.overlap.pad_to))
-        start = self.below.inputs(prompts, ids)
-        lengths, floor = [len(p) for p in prompts], self.below.floor
+        start, floor = self.below.inputs(prompts, ids)
+        lengths = [len(p) for p in prompts]
         acts, hidden = self.runner.run(start, lengths, self.site, self.depth, floor, self.whole or not self.shortcuts)
         if self.overlap.padding == "counted":
             mask = torch.ones_like(mask)
@@ -112,6 +113,7 @@ class Objective:
         self, prompts: Sequence[tuple[int, ...]], shortest: Sequence[tuple[int, ...]], shared: Path | None, model: str
     ) -> None:
         lengths = [len(p) for p in shortest]
+        self.below.name(shortest)
         kept = self.forward(shortest).acts
         floor, self.below.floor = self.below.floor, 0
         straight = self.forward(shortest).acts
@@ -119,10 +121,9 @@ class Objective:
         if not same(kept, straight, lengths):
             return
         self.below.floor = floor
-        if shared is None:
-            self.below.kept.name(prompts)
-        else:
-            file = self.below.share(prompts, shared, model)
+        self.below.name(prompts)
+        if shared is not None:
+            file = self.below.share(shared, model)
             if not same(self.forward(shortest).acts, straight, lengths):
                 self.below.forget()
                 raise RuntimeError(f"{file} is not what this model makes of its prompts: remove it")
@@ -135,14 +136,21 @@ class Objective:
         found = self._base([row["pair_id"] for row in power_rows])
         if found:
             self.power = torch.stack([overlap.power(side) for r in found for side in (r.ours, r.theirs)]).mean()
-        self.references.name(row["pair_id"] for row in rows)
+        self.references.name(fitting((row["pair_id"] for row in rows), self._size, self.room))
+
+    def _size(self, row: str) -> int:
+        """Bytes, at most, of what the base model makes of a row."""
+        sides = [len(self.rows[row][side]) for side in ("self_ids", "other_ids")]
+        vectors = sum(map(bool, sides)) if self.overlap.pooling in ("last", "mean") else sum(sides)
+        words = self.head.weight.shape[0] if self.retain.kl_weight else 0
+        return 4 * (vectors * int(decoder(self.model).config.hidden_size) + words)
 
     def prepare(self, rows: Sequence[Row]) -> None:
-        """Compute what a step on these rows takes from the base model, as far as that was not done yet."""
+        """Compute what a step on these rows takes from the base model, as far as that is kept and was not done yet."""
         if self.below.floor:
-            self.below.kept(_prompts(rows))
+            self.below.kept.ready(_prompts(rows))
         self.rows |= {r["pair_id"]: r for r in rows}
-        self.references([r["pair_id"] for r in rows if r["kind"] != "overlap"])
+        self.references.ready(r["pair_id"] for r in rows if r["kind"] != "overlap")
 
     @torch.no_grad()
     def _base(self, ids: Sequence[str]) -> list[Reference]:

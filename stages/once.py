@@ -6,13 +6,15 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 GROUP = 16
+ROOM = 2**30
+"""Bytes of values that one thing keeps."""
 
 
 class Once(Generic[K, V]):
-    """`make` gives the values of a group of keys, in their order.
+    """`make` gives the values of a group of keys, in their order; those of keys that were named are kept.
 
-    Which keys are computed together hangs only on the order in which they were named, not on which is asked for first: so a
-    resumed run has the same values to the last bit.
+    Which keys are computed together, and which are kept, hangs only on the order in which they were named, not on which is
+    asked for first: so a resumed run has the same values to the last bit.
     """
 
     def __init__(self, make: Callable[[list[K]], Iterable[V]]) -> None:
@@ -27,11 +29,28 @@ class Once(Generic[K, V]):
             group = new[start : start + GROUP]
             self.groups |= dict.fromkeys(group, group)
 
-    def __call__(self, keys: Sequence[K]) -> list[V]:
-        """The values of these keys, which count as named from now on."""
-        self.name(keys)
+    def ready(self, keys: Iterable[K]) -> None:
+        """Compute, with their groups, those of these keys that were named."""
         for key in keys:
-            if key not in self.values:
+            if key in self.groups and key not in self.values:
                 group = self.groups[key]
                 self.values |= zip(group, self.make(group), strict=True)
-        return [self.values[key] for key in keys]
+
+    def __call__(self, keys: Sequence[K]) -> list[V]:
+        """The values of these keys; those that were not named are computed together, each time."""
+        self.ready(keys)
+        rest = list(dict.fromkeys(key for key in keys if key not in self.groups))
+        found = dict(zip(rest, self.make(rest), strict=True)) if rest else {}
+        return [found[key] if key in found else self.values[key] for key in keys]
+
+
+def fitting(keys: Iterable[K], size: Callable[[K], int], room: int | None) -> list[K]:
+    """Of the distinct keys those that come first and whose values, of `size` bytes each, fit in `room`; none: all."""
+    fit: list[K] = []
+    for key in dict.fromkeys(keys):
+        if room is not None:
+            room -= size(key)
+            if room < 0:
+                break
+        fit.append(key)
+    return fit

@@ -19,6 +19,7 @@ from stages.batches import MONITOR_PAIRS, POWER_PAIRS, batches, part
 from stages.behaviour import Questions
 from stages.model import ModelSettings, decoder, load, load_tokenizer
 from stages.objective import Objective
+from stages.once import ROOM
 from stages.shard import shard
 from stages.train import TrainSettings, depth, learning_rate
 
@@ -108,6 +109,7 @@ class Loop:
             settings.retain,
             settings.distinct,
             settings.shortcuts,
+            None if sharded else ROOM,  # shards: workers that kept different rows would wait for one another
         )
         self.monitored = [rows[i] for i in kinds["name_control"][:MONITOR_PAIRS]]
         power = kinds["overlap"][:POWER_PAIRS]

@@ -369,6 +369,7 @@ def test_layers_below_the_band_are_computed_once_and_change_nothing(either: Mode
     for objective in (kept, straight):
         perturb(objective)
         objective.learn_base(mixed(rows), of_kind(rows, "overlap"))
+    kept.prepare(mixed(rows))
     with tap(decoder(kept.model).layers[0]) as passes:
         found = kept.terms(mixed(rows))
     assert passes == []
@@ -383,6 +384,30 @@ def test_layers_below_the_band_are_computed_once_and_change_nothing(either: Mode
         assert ours.grad is not None
         assert theirs.grad is not None
         assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_what_has_no_room_is_computed_each_time_and_changes_nothing(tiny: ModelSettings, rows: Rows) -> None:
+    roomy, narrow = banded(tiny), banded(tiny)
+    narrow.room, narrow.below.room = 5_000, 60_000  # bytes: references of a few rows, and a few prompts
+    found = []
+    for objective in (roomy, narrow):
+        perturb(objective)
+        objective.learn_shortcuts(mixed(rows))
+        objective.learn_base(mixed(rows), of_kind(rows, "overlap"))
+        for _ in range(2):
+            terms = objective.terms(mixed(rows))
+        terms["loss"].backward()
+        found.append({k: v.item() for k, v in terms.items()})
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    for ours, theirs in zip(
+        *([p.grad for p in o.model.parameters() if p.requires_grad] for o in (narrow, roomy)), strict=True
+    ):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+    sizes = [(len(o.below.kept.values), len(o.references.values)) for o in (roomy, narrow)]
+    assert all(0 < few < all_of_them for all_of_them, few in zip(*sizes, strict=True)), sizes
+    assert sum(t.nbytes for t in narrow.below.kept.values.values()) <= 60_000
+    kept = [t for r in narrow.references.values.values() for t in (r.ours, r.theirs, r.log_probs) if t is not None]
+    assert sum(t.nbytes for t in kept) <= 5_000
 
 
 def test_what_is_below_is_shared_to_the_last_bit_and_checked(

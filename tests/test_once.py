@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from stages.once import GROUP, Once
+import pytest
+
+from stages.once import GROUP, Once, fitting
 
 
 class Doubling(Once[int, int]):
@@ -38,8 +40,17 @@ def test_another_order_of_asking_computes_the_same_groups() -> None:
     assert found[0] == found[1]
 
 
-def test_what_was_not_named_makes_groups_of_its_own() -> None:
+def test_what_was_not_named_is_computed_each_time_and_not_kept() -> None:
     once = Doubling()
     once.name([1, 2])
-    assert once([7, 2, 8]) == [14, 4, 16]
-    assert once.made == [[7, 8], [1, 2]]
+    assert once([7, 2, 8, 7]) == [14, 4, 16, 14]
+    assert once([2, 8]) == [4, 16]
+    assert once.made == [[1, 2], [7, 8], [8]]
+    once.ready([9, 1])
+    assert len(once.made) == 3
+    assert set(once.values) == {1, 2}
+
+
+@pytest.mark.parametrize(("room", "fit"), [(None, [5, 3, 9]), (17, [5, 3, 9]), (16, [5, 3]), (8, [5, 3]), (4, [])])
+def test_the_first_keys_that_fit_are_kept(room: int | None, fit: list[int]) -> None:
+    assert fitting([5, 3, 5, 9], lambda key: key, room) == fit
