@@ -143,16 +143,16 @@ def _below(difference: Found, margin: float) -> bool:
 def _show(measures: Found, name: str) -> str:
     rate = measures[name]
     scale, unit, digits = (100, " %", 0) if name in SHARES else (1, "", 2)
-    ends = [f"{scale * end:.{digits}f}" for end in rate["interval"] or ()]
+    ends = [f"{scale * end:z.{digits}f}" for end in rate["interval"] or ()]
     between = f" [{', '.join(ends)}]" if ends else ""
-    return f"{name} {scale * rate['mean']:.{digits}f}{unit}{between}"
+    return f"{name} {scale * rate['mean']:z.{digits}f}{unit}{between}"
 
 
 def points(difference: Found, measure: str = "return") -> str:
     """A difference with its interval; shares are in points of a hundred."""
     scale, digits = (100, 0) if measure in SHARES else (1, 0 if measure.startswith("return") else 2)
-    ends = [f"{scale * end:+.{digits}f}" for end in difference["interval"] or ()]
-    return f"{scale * difference['mean']:+.{digits}f}" + (f" [{', '.join(ends)}]" if ends else "")
+    ends = [f"{scale * end:+z.{digits}f}" for end in difference["interval"] or ()]
+    return f"{scale * difference['mean']:+z.{digits}f}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def spread(rate: Found) -> str:

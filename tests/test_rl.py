@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline import rl, rl_figure, rl_report
+from pipeline import rl, rl_figure, rl_report, rl_verdict
 from pipeline.artifacts import write_json
 from pipeline.cli import main
 from stages.errors import UserError
@@ -27,6 +27,10 @@ def test_recipes_are_what_the_paper_says() -> None:
     how = config.train.maddpg
     assert (how.gamma, how.tau, how.lr, how.batch, how.buffer, how.every) == (0.95, 0.01, 0.01, 1024, 10**6, 100)
     assert (how.noise, config.train.environment.steps) == (0.3, 50)
+
+
+def test_what_is_rounded_to_nothing_has_no_minus() -> None:
+    assert rl_verdict.points({"mean": -0.004, "interval": [-0.012, 0.0]}, "led") == "+0 [-1, +0]"
 
 
 def test_the_folder_is_another_for_other_settings_but_not_for_more_seeds() -> None:
