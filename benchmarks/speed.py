@@ -143,7 +143,7 @@ def measure(model: ModelSettings, short: bool) -> dict[str, float]:
     found = steps(model, rounds)
     found |= evaluation(model, count, rounds, whole=False)
     found |= evaluation(model, min(count, 16), 1, whole=True)
-    return found | alone(tokenising, model, 4 if short else 400, rounds)  # with no model's objects to collect among
+    return found | alone(tokenising, model, 4 if short else 400, rounds)  # as the pair stage is
 
 
 def main(arguments: Sequence[str] = ()) -> dict[str, float]:

@@ -21,11 +21,11 @@ class Below:
         self.forward, self.floor, self.room = forward, floor, room
         self.kept: Once[tuple[int, ...], Tensor] = Once(self._run)
 
-    def name(self, prompts: Sequence[tuple[int, ...]]) -> None:
-        """Say which prompts will be asked for, best in the order of their use: what does not fit runs from the bottom."""
+    def fit(self, prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Those of the prompts, best in the order of their use, that can be kept: others run from the bottom."""
         body = decoder(self.forward.model)
         token = body.config.hidden_size * next(body.parameters()).element_size()
-        self.kept.name(fitting(prompts, lambda prompt: len(prompt) * token, self.room))
+        return fitting(prompts, lambda prompt: len(prompt) * token, self.room)
 
     def forget(self) -> None:
         """Keep nothing of what was computed so far, as it was only to try."""

@@ -38,7 +38,7 @@ def attend(
         return end_to_end.row(attend(module, q, k, v, None, **options)[0]), None
     kind = query.dtype
     if kind == torch.bfloat16 and query.device.type == "cpu" and query.shape[2] > 1:
-        if attention_mask is None and _plainly_causal(module, query, key, options):
+        if attention_mask is None and _plainly_causal(module, query, key, value, options):
             scale = options.get("scaling") or query.shape[-1] ** -0.5
             found: Tensor = _Squares.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
             return found.transpose(1, 2).contiguous(), None
@@ -49,11 +49,12 @@ def attend(
     return out.to(kind), None
 
 
-def _plainly_causal(module: nn.Module, query: Tensor, key: Tensor, options: dict[str, Any]) -> bool:
+def _plainly_causal(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> bool:
     """Whether every one of a few tokens sees itself and those before it, and nothing is dropped."""
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    return bool(causal) and query.shape[2] == key.shape[2] <= FEW and not options.get("dropout")
+    alike = query.shape[2] == key.shape[2] and query.shape[3] == value.shape[3]
+    return bool(causal) and alike and query.shape[2] <= FEW and not options.get("dropout")
 
 
 class _Squares(torch.autograd.Function):

@@ -107,21 +107,23 @@ class Objective:
             ids = collate(several, self.pad_id)[0].to(next(self.model.parameters()).device)
             self.runner.learn_end_to_end(ids, [len(p) for p in several], self.site, self.depth)
         if self.below.floor:
-            self._learn_below(prompts, by_length[:2], shared, model)
+            self._learn_below(self.below.fit(prompts), shared, model)
 
-    def _learn_below(
-        self, prompts: Sequence[tuple[int, ...]], shortest: Sequence[tuple[int, ...]], shared: Path | None, model: str
-    ) -> None:
-        lengths = [len(p) for p in shortest]
-        self.below.name(shortest)
-        kept = self.forward(shortest).acts
+    def _learn_below(self, prompts: Sequence[tuple[int, ...]], shared: Path | None, model: str) -> None:
+        shortest = sorted(prompts, key=len)[:2]
         floor, self.below.floor = self.below.floor, 0
+        if not shortest:
+            return
+        lengths = [len(p) for p in shortest]
         straight = self.forward(shortest).acts
+        self.below.floor = floor
+        self.below.kept.name(shortest)
+        kept = self.forward(shortest).acts
         self.below.forget()
         if not same(kept, straight, lengths):
+            self.below.floor = 0
             return
-        self.below.floor = floor
-        self.below.name(prompts)
+        self.below.kept.name(prompts)
         if shared is not None:
             file = self.below.share(shared, model)
             if not same(self.forward(shortest).acts, straight, lengths):

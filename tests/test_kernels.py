@@ -66,6 +66,15 @@ def test_attention_in_bf16_is_as_near_to_fp32_as_pytorchs_own(
     assert (errors[0] < 0.005).all()
 
 
+def test_values_of_another_size_than_keys_are_attended_to() -> None:
+    query, key, value = (torch.randn(1, heads, 5, size).bfloat16() for heads, size in ((4, 16), (2, 16), (2, 8)))
+    ours, plain = (
+        f(MODULE, query, key, value, None, scaling=0.25)[0] for f in (kernels.attend, sdpa_attention_forward)
+    )
+    assert ours.shape == plain.shape == (1, 5, 4, 8)
+    assert torch.allclose(ours, plain, atol=0.02)
+
+
 @pytest.mark.parametrize("options", [{"is_causal": False}, {"dropout": 0.5}])
 def test_attention_that_is_not_plainly_causal_is_pytorchs(options: dict[str, Any]) -> None:
     made = [torch.randn(1, heads, 5, 16).bfloat16() for heads in (4, 2, 2)]
