@@ -58,7 +58,7 @@ def test_nothing_measured_is_no_figure(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_growth_in_its_short_form(tiny: ModelSettings) -> None:
     found = growth.main(["--short", "--model", tiny.name])
-    assert len(found) == 5 * 2 + 2
+    assert len(found) == 7 * 2 + 2
     assert all(math.isfinite(value) for value in found.values()), found
 
 
