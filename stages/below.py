@@ -2,16 +2,18 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stages.forward import Forward, collate
+from stages.forward import Forward, collate, same
 from stages.model import decoder
 from stages.once import Once, fitting
+
+Prompt = tuple[int, ...]
 
 
 class Below:
@@ -19,13 +21,37 @@ class Below:
 
     def __init__(self, forward: Forward, floor: int, room: int | None) -> None:
         self.forward, self.floor, self.room = forward, floor, room
-        self.kept: Once[tuple[int, ...], Tensor] = Once(self._run)
+        self.kept: Once[Prompt, Tensor] = Once(self._run)
 
-    def fit(self, prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Those of the prompts, best in the order of their use, that can be kept: others run from the bottom."""
-        body = decoder(self.forward.model)
+    def learn(
+        self, prompts: Sequence[Prompt], acts: Callable[[list[Prompt]], Tensor], shared: Path | None, model: str
+    ) -> None:
+        """Keep what is made of `prompts`, best in the order of their use, as many as fit: others run from the bottom.
+
+        So do all if `acts`, the activations [B, T, H] that a pass of some prompts comes to, are not the same both ways. In
+        the folder `shared` they are kept for later trainings of the same `model`. Raises RuntimeError if what lies there is
+        not the same.
+        """
+        body, floor = decoder(self.forward.model), self.floor
         token = body.config.hidden_size * next(body.parameters()).element_size()
-        return fitting(prompts, lambda prompt: len(prompt) * token, self.room)
+        fit = fitting(prompts, lambda prompt: len(prompt) * token, self.room)
+        shortest = sorted(fit, key=len)[:2]
+        if not floor or not shortest:
+            return
+        lengths = [len(p) for p in shortest]
+        straight = acts(shortest)  # nothing is named yet
+        self.kept.name(shortest)
+        alike = same(acts(shortest), straight, lengths)
+        self.forget()
+        if not alike:
+            self.floor = 0
+            return
+        self.kept.name(fit)
+        if shared is not None:
+            file = self.share(shared, model)
+            if not same(acts(shortest), straight, lengths):
+                self.forget()
+                raise RuntimeError(f"{file} is not what this model makes of its prompts: remove it")
 
     def forget(self) -> None:
         """Keep nothing of what was computed so far, as it was only to try."""

@@ -1,6 +1,7 @@
 """One pass of prompts through some of a decoder's layers, with what it made at one place."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from stages import kernels
 from stages.endtoend import EndToEnd, filled
 from stages.errors import UserError
-from stages.model import decoder, tap, truncated
+from stages.model import decoder
 
 SAME = 1e-4
 """Relative squared distance up to which a token's activations count as the same: bf16 rounding may make that of them."""
@@ -30,6 +31,43 @@ def collate(prompts: Sequence[Sequence[int]], pad_id: int, pad_to: int | None = 
         ids[i, : len(tokens)] = torch.tensor(tokens)
         mask[i, : len(tokens)] = 1
     return ids, mask
+
+
+@contextlib.contextmanager
+def truncated(model: Any, depth: int, floor: int = 0) -> Iterator[None]:
+    """Within, the decoder runs layers `floor`..`depth` - 1 only: nothing above the site can matter to it."""
+    body = decoder(model)
+    whole = body.layers
+    body.layers = whole[floor:depth]
+    try:
+        yield
+    finally:
+        body.layers = whole
+
+
+class _Seen(Exception):  # noqa: N818  no error
+    """What was looked for has come."""
+
+
+@contextlib.contextmanager
+def tap(module: nn.Module, last: bool = False) -> Iterator[list[Tensor]]:
+    """Within, every output of `module` is appended to the list that is given, gradient and all.
+
+    With `last` the first ends what is done within: nothing behind it is run.
+    """
+    seen: list[Tensor] = []
+
+    def see(_module: nn.Module, _inputs: Any, out: Any) -> None:
+        seen.append(out[0] if isinstance(out, tuple) else out)
+        if last:
+            raise _Seen
+
+    handle = module.register_forward_hook(see)
+    try:
+        with contextlib.suppress(_Seen):
+            yield seen
+    finally:
+        handle.remove()
 
 
 class Forward:

@@ -6,13 +6,13 @@ Layers are counted from 0: layer L is the (L+1)-th decoder layer. The paper's in
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -245,40 +245,3 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, begun: Sequence[tuple[str, st
         texts = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
     whole = [text + prefix for text, (_, prefix) in zip(texts, begun, strict=True)]
     return [list(ids) for ids in tokenizer(whole, add_special_tokens=not chat).input_ids]
-
-
-@contextlib.contextmanager
-def truncated(model: Any, depth: int, floor: int = 0) -> Iterator[None]:
-    """Within, the decoder runs layers `floor`..`depth` - 1 only: nothing above the site can matter to it."""
-    body = decoder(model)
-    whole = body.layers
-    body.layers = whole[floor:depth]
-    try:
-        yield
-    finally:
-        body.layers = whole
-
-
-class _Seen(Exception):  # noqa: N818  no error
-    """What was looked for has come."""
-
-
-@contextlib.contextmanager
-def tap(module: nn.Module, last: bool = False) -> Iterator[list[Tensor]]:
-    """Within, every output of `module` is appended to the list that is given, gradient and all.
-
-    With `last` the first ends what is done within: nothing behind it is run.
-    """
-    seen: list[Tensor] = []
-
-    def see(_module: nn.Module, _inputs: Any, out: Any) -> None:
-        seen.append(out[0] if isinstance(out, tuple) else out)
-        if last:
-            raise _Seen
-
-    handle = module.register_forward_hook(see)
-    try:
-        with contextlib.suppress(_Seen):
-            yield seen
-    finally:
-        handle.remove()

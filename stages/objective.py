@@ -12,7 +12,7 @@ from torch import Tensor
 from stages import overlap
 from stages.adapter import lowest_lora_layer
 from stages.below import Below
-from stages.forward import Forward, collate, same
+from stages.forward import Forward, collate
 from stages.model import decoder, site
 from stages.once import ROOM, Once, fitting
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
@@ -62,7 +62,7 @@ class Objective:
         shortcuts: bool = True,
         room: int | None = ROOM,
     ) -> None:
-        self.model, self.pad_id, self.room = model, pad_id, room
+        self.model, self.pad_id = model, pad_id
         self.overlap, self.retain, self.distinct = overlap, retain, distinct
         self.layer = overlap.layer - overlap.layer_base
         self.site = site(model, self.layer, overlap.module)
@@ -106,29 +106,7 @@ class Objective:
             several = [by_length[-1], by_length[0], by_length[len(prompts) // 2]]
             ids = collate(several, self.pad_id)[0].to(next(self.model.parameters()).device)
             self.runner.learn_end_to_end(ids, [len(p) for p in several], self.site, self.depth)
-        if self.below.floor:
-            self._learn_below(self.below.fit(prompts), shared, model)
-
-    def _learn_below(self, prompts: Sequence[tuple[int, ...]], shared: Path | None, model: str) -> None:
-        shortest = sorted(prompts, key=len)[:2]
-        floor, self.below.floor = self.below.floor, 0
-        if not shortest:
-            return
-        lengths = [len(p) for p in shortest]
-        straight = self.forward(shortest).acts
-        self.below.floor = floor
-        self.below.kept.name(shortest)
-        kept = self.forward(shortest).acts
-        self.below.forget()
-        if not same(kept, straight, lengths):
-            self.below.floor = 0
-            return
-        self.below.kept.name(prompts)
-        if shared is not None:
-            file = self.below.share(shared, model)
-            if not same(self.forward(shortest).acts, straight, lengths):
-                self.below.forget()
-                raise RuntimeError(f"{file} is not what this model makes of its prompts: remove it")
+        self.below.learn(prompts, lambda shortest: self.forward(shortest).acts, shared, model)
 
     def learn_base(self, rows: Sequence[Row], power_rows: Sequence[Row]) -> None:
         """Take the base model's activation power over both sides of `power_rows`, and hear of which `rows` its vectors will
@@ -138,7 +116,7 @@ class Objective:
         found = self._base([row["pair_id"] for row in power_rows])
         if found:
             self.power = torch.stack([overlap.power(side) for r in found for side in (r.ours, r.theirs)]).mean()
-        self.references.name(fitting((row["pair_id"] for row in rows), self._size, self.room))
+        self.references.name(fitting((row["pair_id"] for row in rows), self._size, self.below.room))
 
     def _size(self, row: str) -> int:
         """Bytes, at most, of what the base model makes of a row."""

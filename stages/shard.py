@@ -9,7 +9,8 @@ import torch
 import torch.distributed
 from torch import nn
 
-from stages.model import decoder, truncated
+from stages.forward import truncated
+from stages.model import decoder
 
 
 def shard(model: Any, whole: nn.Module, device: torch.device | str) -> None:

@@ -15,7 +15,8 @@ from benchmarks.direct import Alone
 from stages.adapter import LoraSettings, add_lora
 from stages.batches import by_kind
 from stages.errors import UserError
-from stages.model import ModelSettings, decoder, load, site, tap, truncated
+from stages.forward import tap, truncated
+from stages.model import ModelSettings, decoder, load, site
 from stages.overlap import OverlapSettings, RetainSettings, relative_distance
 from stages.tokenise import tokenise
 from stages.train import TrainSettings

@@ -14,6 +14,7 @@ from stages import embedded
 from stages import model as model_module
 from stages.adapter import LoraSettings, add_lora, check_adapter, load_adapter
 from stages.errors import UserError
+from stages.forward import tap, truncated
 from stages.model import (
     ModelSettings,
     SiteModule,
@@ -25,8 +26,6 @@ from stages.model import (
     locate,
     quantised,
     site,
-    tap,
-    truncated,
 )
 
 

@@ -15,9 +15,9 @@ from stages import model as models
 from stages import overlap
 from stages.adapter import LoraSettings, add_lora
 from stages.errors import UserError
-from stages.forward import collate
+from stages.forward import collate, tap
 from stages.generate import GenerateSettings
-from stages.model import ModelSettings, SiteModule, decoder, load, tap
+from stages.model import ModelSettings, SiteModule, decoder, load
 from stages.objective import Objective
 from stages.overlap import DistinctSettings, OverlapSettings, Pooling, RetainSettings
 from stages.progress import STDERR
@@ -388,11 +388,12 @@ def test_layers_below_the_band_are_computed_once_and_change_nothing(either: Mode
 
 def test_what_has_no_room_is_computed_each_time_and_changes_nothing(tiny: ModelSettings, rows: Rows) -> None:
     roomy, narrow = banded(tiny), banded(tiny)
-    narrow.room, narrow.below.room = 3_000, 60_000  # bytes: references of a few rows, and a few prompts
     found = []
-    for objective in (roomy, narrow):
+    for objective, states, references in ((roomy, None, None), (narrow, 60_000, 3_000)):
         perturb(objective)
+        objective.below.room = states
         objective.learn_shortcuts(mixed(rows))
+        objective.below.room = references
         objective.learn_base(mixed(rows), of_kind(rows, "overlap"))
         for _ in range(2):
             terms = objective.terms(mixed(rows))

@@ -16,7 +16,8 @@ from stages import once, worker
 from stages.adapter import LoraSettings
 from stages.batches import by_kind, part, plan, schedule, shards
 from stages.errors import UserError
-from stages.model import ModelSettings, decoder, load, tap
+from stages.forward import tap
+from stages.model import ModelSettings, decoder, load
 from stages.overlap import DistinctSettings, OverlapSettings, RetainSettings
 from stages.train import TrainSettings, fit, learning_rate
 from stages.worker import Loop
